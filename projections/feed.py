@@ -1,0 +1,60 @@
+"""The table `feed`: which positions hold a tenant's events, so that nobody has to scan the ledger for them."""
+
+import heapq
+from collections.abc import Sequence
+from itertools import islice
+
+from projections.projection import Projection
+from service.database import Connection
+from service.events import TYPES, Event
+
+# By type first: a filter on a rare type is one short range. All types together are as many ranges, merged.
+TABLES = """
+CREATE TABLE feed_tenants (
+  key       INTEGER PRIMARY KEY,
+  tenant_id TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE feed (
+  tenant   INTEGER NOT NULL,
+  type     INTEGER NOT NULL,
+  position INTEGER NOT NULL,
+  PRIMARY KEY (tenant, type, position)
+) STRICT, WITHOUT ROWID;
+"""
+
+_INSERT_TENANT = "INSERT INTO feed_tenants (tenant_id) VALUES (?) ON CONFLICT DO NOTHING"
+_FIND_TENANT = "SELECT key FROM feed_tenants WHERE tenant_id = ?"
+_INSERT = "INSERT INTO feed VALUES (?, ?, ?)"
+_PAGE = "SELECT position FROM feed WHERE tenant = ? AND type = ? AND position > ? ORDER BY position LIMIT ?"
+
+QUERIES = (_FIND_TENANT, _PAGE)
+"""What requests run, for the test that none of them scans a table."""
+
+# Stored numbers: a new type is added at the end of TYPES.
+_NUMBERS = {name: number for number, name in enumerate(TYPES, start=1)}
+
+
+def apply(db: Connection, events: Sequence[Event]) -> None:
+    """Note each event's position under its tenant and type."""
+    tenants: dict[str, int] = {}
+    rows = []
+    for event in events:
+        key = tenants.get(event.tenant_id)
+        if key is None:
+            db.execute(_INSERT_TENANT, (event.tenant_id,))
+            key = tenants[event.tenant_id] = db.execute(_FIND_TENANT, (event.tenant_id,)).get
+        rows.append((key, _NUMBERS[event.type], event.position))
+    db.executemany(_INSERT, rows)
+
+
+def positions(db: Connection, tenant_id: str, *, after: int, limit: int, event_type: str | None = None) -> list[int]:
+    """Up to *limit* positions of the tenant's events behind *after*, in order, of one type or of all."""
+    row = db.execute(_FIND_TENANT, (tenant_id,)).fetchone()
+    if row is None:
+        return []
+    numbers = _NUMBERS.values() if event_type is None else (_NUMBERS[event_type],)
+    runs = [[found[0] for found in db.execute(_PAGE, (row[0], number, after, limit))] for number in numbers]
+    return list(islice(heapq.merge(*runs), limit))
+
+
+PROJECTION = Projection(name="feed", version=1, tables=TABLES, apply=apply)

@@ -1,0 +1,75 @@
+"""The event listings: a session's full history, and a tenant's events in ledger order."""
+
+from typing import Annotated, Literal
+
+from litestar import get
+from litestar.params import FromPath, QueryParameter
+
+from service.api import openapi
+from service.api.answer import Answer, not_modified
+from service.api.call import Call
+from service.api.sessions import Cursor, Limit
+from service.documents import join
+from service.errors import InvalidRequest
+from service.tenant import EventPage
+
+EventType = Literal[
+    "session.created",
+    "message.appended",
+    "session.updated",
+    "message.removed",
+    "session.deleted",
+    "session.erased",
+]
+Place = Annotated[int, QueryParameter(ge=0, le=2**53, description="Only events behind this one.")]
+
+
+@get(
+    "/v1/sessions/{session_id:str}/events",
+    operation_id="listSessionEvents",
+    operation_class=openapi.LIST_SESSION_EVENTS,
+    tags=("Audit",),
+)
+async def list_session_events(
+    request: Call, session_id: FromPath[str], after: Place = 0, limit: Limit = 50, cursor: Cursor = None
+) -> Answer:
+    """Read a session's full history, also once it is deleted."""
+    request.refuse_unknown_query("after", "limit", "cursor")
+    tenant = request.tenant()
+    bound_to = ("session-events", tenant.tenant_id, session_id)
+    page = await tenant.session_events(session_id, after=_start(request, after, cursor, bound_to), limit=limit)
+    if request.has_version(page.version):
+        return not_modified(page.version)
+    return Answer(_page(request, page, bound_to), version=page.version)
+
+
+@get("/v1/events", operation_id="listEvents", operation_class=openapi.LIST_EVENTS, tags=("Audit",))
+async def list_events(
+    request: Call,
+    after: Place = 0,
+    limit: Limit = 50,
+    type: Annotated[EventType | None, QueryParameter(description="Only this type.")] = None,  # noqa: A002
+    cursor: Cursor = None,
+) -> Answer:
+    """Read the tenant's events in ledger order."""
+    request.refuse_unknown_query("after", "limit", "type", "cursor")
+    tenant = request.tenant()
+    bound_to = ("events", tenant.tenant_id, type)
+    page = await tenant.events(after=_start(request, after, cursor, bound_to), limit=limit, event_type=type)
+    return Answer(_page(request, page, bound_to))
+
+
+def _start(request: Call, after: int, cursor: str | None, bound_to: tuple[str | None, ...]) -> int:
+    if cursor is None:
+        return after
+    if after:
+        raise InvalidRequest("Either after or cursor, not both.", field="cursor")
+    return request.services.cursors.read(cursor, *bound_to)
+
+
+def _page(request: Call, page: EventPage, bound_to: tuple[str | None, ...]) -> bytes:
+    cursor = b"null"
+    if page.has_more:
+        cursor = b'"%b"' % request.services.cursors.write(page.last, *bound_to).encode()
+    more = b"true" if page.has_more else b"false"
+    return b'{"data":%b,"has_more":%b,"next_cursor":%b}' % (join(page.events), more, cursor)

@@ -1,0 +1,181 @@
+"""One request, as handlers see it: its caller's `Tenant`, its conditions, its body."""
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from litestar.connection import Request
+
+from service.api.problems import of_validation
+from service.commands import ANY_VERSION
+from service.errors import DomainError, InvalidRequest, TooLarge
+from service.idempotency import IdempotencyKey, fingerprint
+from service.ids import is_id, is_idempotency_key
+from service.jsontext import check_text, explain_malformed
+from service.settings import Settings
+from service.tenant import Tenant
+
+if TYPE_CHECKING:
+    from service.api.state import Services
+
+T = TypeVar("T")
+
+DEFAULT_TENANT = "default"
+OPEN_ACTOR = "open"
+
+_JSON_TYPES = ("application/json",)
+_PATCH_TYPES = ("application/json", "application/merge-patch+json")
+
+_IF_MATCH = re.compile(r'"(0|[1-9][0-9]{0,17})"')
+_IF_NONE_MATCH = re.compile(r'\s*(?:W/)?"([^"]*)"\s*(?:,|$)')
+
+
+class UnsupportedMediaType(DomainError):
+    """The body is not said to be JSON."""
+
+    name = "unsupported-media-type"
+
+    def __init__(self) -> None:
+        super().__init__("The Content-Type of a body has to be application/json.")
+
+
+class Call(Request[Any, Any, Any]):
+    """A request of the API."""
+
+    @property
+    def services(self) -> "Services":
+        """What the application is made of."""
+        services: Services = self.app.state.services
+        return services
+
+    @property
+    def settings(self) -> Settings:
+        """The process's settings."""
+        return self.services.settings
+
+    def tenant(self) -> Tenant:
+        """All that this request's caller may reach.
+
+        Without API keys the service is open, on loopback only: the tenant is what `X-Tenant-Id` says.
+
+        Raises:
+            InvalidRequest: the header is no id.
+        """
+        tenant_id = self._header(b"x-tenant-id")
+        if tenant_id is None:
+            tenant_id = DEFAULT_TENANT
+        elif not is_id(tenant_id):
+            raise InvalidRequest(
+                "A tenant is 1 to 128 of the characters A-Z a-z 0-9 . _ : -", field="X-Tenant-Id"
+            )
+        self.scope["state"]["tenant_id"] = tenant_id
+        services = self.services
+        return Tenant(
+            tenant_id=tenant_id,
+            actor=OPEN_ACTOR,
+            request_id=self.scope["state"]["request_id"],
+            settings=services.settings,
+            writer=services.writer,
+            readers=services.readers,
+        )
+
+    def _header(self, name: bytes) -> str | None:
+        """A header's value; where it came more than once, all of them as RFC 9110 section 5.3 joins them."""
+        values = [value.decode("latin-1") for key, value in self.scope["headers"] if key == name]
+        return ", ".join(values) if values else None
+
+    def if_match(self) -> int | None:
+        """The version that `If-Match` expects, `ANY_VERSION` for `*`, None without the header.
+
+        Raises:
+            InvalidRequest: it is neither `*` nor one strong entity tag that a version can be.
+        """
+        value = self._header(b"if-match")
+        if value is None:
+            return None
+        if value.strip() == "*":
+            return ANY_VERSION
+        match = _IF_MATCH.fullmatch(value.strip())
+        if match is None:
+            raise InvalidRequest('Expected * or a version in double quotes, such as "3".', field="If-Match")
+        return int(match[1])
+
+    def has_version(self, version: int) -> bool:
+        """Whether `If-None-Match` says that the client has *version* already (weak comparison, RFC 9110 13.1.2)."""
+        value = self._header(b"if-none-match")
+        if value is None:
+            return False
+        return value.strip() == "*" or str(version) in _IF_NONE_MATCH.findall(value)
+
+    def idempotency_key(self, body: bytes) -> IdempotencyKey | None:
+        """The request's Idempotency-Key with its fingerprint, or None.
+
+        Raises:
+            InvalidRequest: it is not 1 to 255 visible ASCII characters.
+        """
+        value = self._header(b"idempotency-key")
+        if value is None:
+            return None
+        if not is_idempotency_key(value):
+            raise InvalidRequest("Expected 1 to 255 visible ASCII characters.", field="Idempotency-Key")
+        query = self.scope["query_string"].decode("latin-1")
+        path = self.scope["path"] + ("?" + query if query else "")
+        return IdempotencyKey(value, fingerprint(self.scope["method"], path, body))
+
+    async def json_body(self) -> bytes:
+        """The body, known to be UTF-8 and within the limits, but not yet to be JSON.
+
+        Raises:
+            UnsupportedMediaType: it is not declared as JSON.
+            TooLarge, InvalidRequest: it breaks a limit.
+        """
+        body = await self.body()
+        if not body and self._header(b"content-type") is None:
+            return b"{}"
+        kind = (self._header(b"content-type") or "").partition(";")[0].strip().lower()
+        if kind not in (_PATCH_TYPES if self.scope["method"] == "PATCH" else _JSON_TYPES):
+            raise UnsupportedMediaType
+        check_text(body, depth_max=self.settings.json_depth_max)
+        return body
+
+    def refuse_unknown_query(self, *known: str) -> None:
+        """Refuse query parameters that the operation does not have: a misspelt filter must not go unnoticed.
+
+        Raises:
+            InvalidRequest: there is one, or one came twice.
+        """
+        if not self.scope["query_string"]:
+            return
+        seen = set()
+        for name, _value in self.query_params.multi_items():
+            if name not in known:
+                raise InvalidRequest("There is no such query parameter.", field=name)
+            if name in seen:
+                raise InvalidRequest("The query parameter came twice.", field=name)
+            seen.add(name)
+
+
+def decode(decoder: "msgspec.json.Decoder[T]", body: bytes, *, where: str = "$") -> T:
+    """Decode *body*, which stands at *where* in the request.
+
+    Raises:
+        InvalidRequest: it is not JSON, or not of the decoder's type.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise of_validation(error, where=where) from None
+    except msgspec.DecodeError as error:
+        raise explain_malformed(body, error) from None
+    except RecursionError:
+        raise InvalidRequest("Arrays and objects nest too deeply.") from None
+
+
+def check_message_size(text: bytes, settings: Settings) -> None:
+    """Refuse one message that is too long.
+
+    Raises:
+        TooLarge: its JSON has more than `message_bytes_max` bytes.
+    """
+    if len(text) > settings.message_bytes_max:
+        raise TooLarge("message", limit_bytes=settings.message_bytes_max)

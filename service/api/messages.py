@@ -1,0 +1,114 @@
+"""`/v1/sessions/{session_id}/messages`: append, page through, read and remove messages."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from litestar import Controller, delete, get, post
+from litestar.params import FromPath, QueryParameter
+from msgspec import UNSET, Raw, UnsetType
+
+from service.api import openapi
+from service.api.answer import Answer, not_modified
+from service.api.call import Call, check_message_size, decode
+from service.api.sessions import MESSAGES_MAX, read_messages
+from service.commands import AppendMessages, RemoveMessage
+from service.documents import join
+from service.errors import InvalidRequest
+from service.events import Message
+from service.intake import MessageInput, accept_message
+
+
+class _OneOrMany(msgspec.Struct, frozen=True):
+    messages: Raw | UnsetType = UNSET
+
+
+class BatchInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Many messages in the body of `POST …/messages`."""
+
+    messages: list[Raw]
+
+
+_one_or_many = msgspec.json.Decoder(_OneOrMany)
+_batch = msgspec.json.Decoder(BatchInput)
+_message = msgspec.json.Decoder(MessageInput)
+
+Seq = Annotated[int | None, QueryParameter(ge=0, le=2**53, description="A message's `seq`, exclusive.")]
+
+
+class MessagesController(Controller):
+    """Messages."""
+
+    path = "/v1/sessions/{session_id:str}/messages"
+    tags = ("Messages",)
+
+    @post(operation_id="appendMessages", operation_class=openapi.APPEND_MESSAGES)
+    async def append(self, request: Call, session_id: FromPath[str]) -> Answer:
+        """Append one message, or up to 1000 of which all or none are added."""
+        request.refuse_unknown_query()
+        tenant, body = request.tenant(), await request.json_body()
+        many = decode(_one_or_many, body).messages is not UNSET
+        written = await tenant.write(
+            session_id,
+            AppendMessages(_read_many(body, request) if many else (_read_one(body, request),)),
+            size_bytes=len(body),
+            expected_version=request.if_match(),
+            idempotency_key=request.idempotency_key(body),
+        )
+        documents = written.messages or []
+        answer = b'{"data":%b}' % join(documents) if many else documents[0]
+        headers = [(b"idempotency-replayed", b"true")] if written.replayed else []
+        return Answer(answer, status=201, version=written.version, headers=headers)
+
+    @get(operation_id="listMessages", operation_class=openapi.LIST_MESSAGES)
+    async def page(
+        self,
+        request: Call,
+        session_id: FromPath[str],
+        after: Seq = None,
+        before: Seq = None,
+        limit: Annotated[
+            int, QueryParameter(ge=1, le=MESSAGES_MAX, description="How many to answer at most.")
+        ] = 100,
+        order: Annotated[
+            Literal["asc", "desc"], QueryParameter(description="Oldest or newest first.")
+        ] = "asc",
+    ) -> Answer:
+        """Page through a session's messages."""
+        request.refuse_unknown_query("after", "before", "limit", "order")
+        found = await request.tenant().messages_page(
+            session_id, after=after, before=before, limit=limit, newest_first=order == "desc"
+        )
+        if request.has_version(found.version):
+            return not_modified(found.version)
+        more = b"true" if found.has_more else b"false"
+        return Answer(b'{"data":%b,"has_more":%b}' % (join(found.messages), more), version=found.version)
+
+    @get("/{message_id:str}", operation_id="getMessage", operation_class=openapi.GET_MESSAGE)
+    async def read(self, request: Call, session_id: FromPath[str], message_id: FromPath[str]) -> Answer:
+        """Read one message."""
+        request.refuse_unknown_query()
+        version, document = await request.tenant().message(session_id, message_id)
+        if request.has_version(version):
+            return not_modified(version)
+        return Answer(document, version=version)
+
+    @delete("/{message_id:str}", operation_id="removeMessage", status_code=200, operation_class=openapi.REMOVE_MESSAGE)
+    async def remove(self, request: Call, session_id: FromPath[str], message_id: FromPath[str]) -> Answer:
+        """Take a message out of readers' sight; the numbers of the others do not move."""
+        request.refuse_unknown_query()
+        written = await request.tenant().write(
+            session_id, RemoveMessage(message_id), size_bytes=0, expected_version=request.if_match()
+        )
+        return Answer(b"", status=204, version=written.version)
+
+
+def _read_one(body: bytes, request: Call) -> Message:
+    check_message_size(body, request.settings)
+    return accept_message(decode(_message, body), field="$")
+
+
+def _read_many(body: bytes, request: Call) -> tuple[Message, ...]:
+    texts = decode(_batch, body).messages
+    if not texts:
+        raise InvalidRequest("Expected at least one message.", field="$.messages")
+    return read_messages(texts, request.settings)

@@ -1,0 +1,125 @@
+"""Problem documents (RFC 9457): the one place where errors get their HTTP status."""
+
+import re
+from http import HTTPStatus
+
+import msgspec
+import structlog
+from litestar.connection import Request
+from litestar.exceptions import HTTPException
+
+from service.api.answer import Answer
+from service.errors import DomainError, InvalidRequest, Overloaded
+
+log = structlog.get_logger("chatledger.api")
+
+CONTENT_TYPE = b"application/problem+json"
+URN = "urn:chatledger:problem:"
+
+STATUS = {
+    "invalid-request": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "not-found": 404,
+    "method-not-allowed": 405,
+    "session-exists": 409,
+    "message-exists": 409,
+    "version-conflict": 412,
+    "too-large": 413,
+    "unsupported-media-type": 415,
+    "idempotency-mismatch": 422,
+    "rate-limited": 429,
+    "internal-error": 500,
+    "overloaded": 503,
+    "outcome-unknown": 503,
+    "storage-full": 507,
+}
+"""Each problem's name and status (docs/http-api.md)."""
+
+_NAME_OF_STATUS = {400: "invalid-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+_DETAIL_OF_STATUS = {
+    404: "There is nothing at this path.",
+    405: "This path does not take this method; see Allow.",
+    413: "The request body is too large.",
+}
+_AT = re.compile(r" - at `(?P<field>[^`]+)`$")
+
+
+def problem(
+    name: str,
+    detail: str,
+    *,
+    request_id: str,
+    members: dict[str, str | int] | None = None,
+    headers: list[tuple[bytes, bytes]] | None = None,
+) -> Answer:
+    """A problem document of the contract's *name*."""
+    status = STATUS[name]
+    body = {
+        "type": URN + name,
+        "title": name.replace("-", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+        **(members or {}),
+    }
+    return Answer(msgspec.json.encode(body), status=status, headers=headers, content_type=CONTENT_TYPE)
+
+
+def of_validation(error: msgspec.ValidationError, *, where: str = "$") -> InvalidRequest:
+    """The refusal for msgspec's *error*, with the path of the member as its field."""
+    text = str(error)
+    match = _AT.search(text)
+    if match is None:
+        return InvalidRequest(f"{text}.", field=where)
+    return InvalidRequest(f"{text[: match.start()]}.", field=where + match["field"].removeprefix("$"))
+
+
+def on_domain_error(request: "Request[object, object, object]", error: DomainError) -> Answer:
+    """The answer to a refusal."""
+    headers = []
+    if isinstance(error, Overloaded):
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    elif STATUS[error.name] in (503, 507):
+        headers.append((b"retry-after", b"5"))
+    return problem(
+        error.name, str(error), request_id=_request_id(request), members=error.members(), headers=headers
+    )
+
+
+def on_http_exception(request: "Request[object, object, object]", error: HTTPException) -> Answer:
+    """The answer to what Litestar refuses: unknown paths, methods, parameters, bodies that are too large.
+
+    Its own words are not shown: they would echo the query string.
+    """
+    status = error.status_code
+    name = _NAME_OF_STATUS.get(status, "invalid-request" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "")
+    if not name:
+        return on_fault(request, error)
+    members, detail = {}, _DETAIL_OF_STATUS.get(status, "The request is malformed.")
+    if name == "invalid-request":
+        members, detail = _parameter(error)
+    headers = [
+        (key.lower().encode(), value.encode())
+        for key, value in (error.headers or {}).items()
+        if key.lower() == "allow"
+    ]
+    return problem(name, detail, request_id=_request_id(request), members=members, headers=headers)
+
+
+def _parameter(error: HTTPException) -> tuple[dict[str, str | int], str]:
+    """Which parameter Litestar's validation found wrong, and what was expected of it."""
+    extra = error.extra
+    if isinstance(extra, list) and extra and isinstance(extra[0], dict) and "key" in extra[0]:
+        return {"field": str(extra[0]["key"])}, f"{extra[0].get('message', 'Not valid')}."
+    return {}, "The request is malformed."
+
+
+def on_fault(request: "Request[object, object, object]", error: Exception) -> Answer:
+    """The answer to an error that is ours: logged here, without a word of it to the client."""
+    log.error("fault", request_id=_request_id(request), exc_info=error)
+    return problem("internal-error", "An internal error; the log has it.", request_id=_request_id(request))
+
+
+def _request_id(request: "Request[object, object, object]") -> str:
+    return str(request.scope["state"].get("request_id", ""))

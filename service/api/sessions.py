@@ -1,0 +1,245 @@
+"""`/v1/sessions`: make, list, read, change, delete and fork sessions."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from litestar import Controller, delete, get, patch, post
+from litestar.params import FromPath, QueryParameter
+from msgspec import UNSET, Raw
+
+from projections.sessions import NEWEST
+from service.api import openapi
+from service.api.answer import Answer, not_modified
+from service.api.call import Call, check_message_size, decode
+from service.clock import parse_us
+from service.commands import CreateSession, DeleteSession, UpdateSession
+from service.documents import join, session_document
+from service.errors import InvalidRequest
+from service.events import Message, SessionChanges
+from service.intake import (
+    MessageInput,
+    accept_messages,
+    accept_object,
+    accept_session_id,
+    accept_traits,
+    check_session_size,
+)
+from service.settings import Settings
+from service.state import SessionState
+from service.tenant import SessionView, Written
+
+MESSAGES_MAX = 1000
+"""The contract's ceiling for `?messages=` and for a batch."""
+
+Limit = Annotated[int, QueryParameter(ge=1, le=200, description="How many to answer at most.")]
+Cursor = Annotated[str | None, QueryParameter(description="The `next_cursor` of the page before.")]
+
+
+class SessionInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/sessions`."""
+
+    id: str | None = None
+    user_id: str | None = None
+    title: str | None = None
+    traits: Raw | None = None
+    messages: list[Raw] = []
+
+
+class ForkInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/sessions/{id}/fork`."""
+
+    id: str | None = None
+    version: int | None = None
+    title: str | None = None
+
+
+_session = msgspec.json.Decoder(SessionInput)
+_fork = msgspec.json.Decoder(ForkInput)
+_changes = msgspec.json.Decoder(SessionChanges)
+_message = msgspec.json.Decoder(MessageInput)
+
+
+def read_messages(texts: list[Raw], settings: Settings) -> tuple[Message, ...]:
+    """The messages of a batch, each within its limit.
+
+    Raises:
+        InvalidRequest, TooLarge: one of them is not acceptable; its index is in the field.
+    """
+    if len(texts) > settings.batch_messages_max:
+        raise InvalidRequest(f"Expected at most {settings.batch_messages_max} messages.", field="$.messages")
+    given = []
+    for number, raw in enumerate(texts):
+        text = bytes(raw)
+        check_message_size(text, settings)
+        given.append(decode(_message, text, where=f"$.messages[{number}]"))
+    return accept_messages(given, field="$.messages")
+
+
+def _answer(written: Written, state: SessionState, *, status: int) -> Answer:
+    headers = [(b"idempotency-replayed", b"true")] if written.replayed else []
+    if status == 201:
+        headers.append((b"location", b"/v1/sessions/" + state.session_id.encode()))
+    return Answer(session_document(state), status=status, version=written.version, headers=headers)
+
+
+def _shown(written: Written) -> SessionState:
+    if written.state is None:
+        raise AssertionError("a session that was just made or changed has a state")
+    return written.state
+
+
+def _with_messages(view: SessionView) -> bytes:
+    earlier = b"true" if view.has_earlier else b"false"
+    document = session_document(view.state)
+    return b'%b,"messages":%b,"has_earlier":%b}' % (document[:-1], join(view.messages), earlier)
+
+
+class SessionsController(Controller):
+    """Sessions."""
+
+    path = "/v1/sessions"
+    tags = ("Sessions",)
+
+    @post(operation_id="createSession", operation_class=openapi.CREATE_SESSION)
+    async def create(self, request: Call) -> Answer:
+        """Make a session, with its first messages if there are any."""
+        request.refuse_unknown_query()
+        tenant, body = request.tenant(), await request.json_body()
+        key, expected = request.idempotency_key(body), request.if_match()
+        given = decode(_session, body)
+        messages = read_messages(given.messages, request.settings)
+        command = CreateSession(
+            user_id=given.user_id, title=given.title, traits=accept_traits(given.traits), messages=messages
+        )
+        check_session_size(
+            request.settings, title=command.title, user_id=command.user_id, traits=command.traits
+        )
+        written = await tenant.write(
+            accept_session_id(given.id),
+            command,
+            size_bytes=len(body),
+            expected_version=expected,
+            idempotency_key=key,
+        )
+        return _answer(written, _shown(written), status=201)
+
+    @get(operation_id="listSessions", operation_class=openapi.LIST_SESSIONS)
+    async def page(
+        self,
+        request: Call,
+        user_id: Annotated[str | None, QueryParameter(description="Only this user's sessions.")] = None,
+        archived: Annotated[
+            Literal["true", "false"] | None, QueryParameter(description="Only archived ones, or only others.")
+        ] = None,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+    ) -> Answer:
+        """List sessions, last active first."""
+        request.refuse_unknown_query("user_id", "archived", "limit", "cursor")
+        tenant, cursors = request.tenant(), request.services.cursors
+        bound_to = ("sessions", tenant.tenant_id, user_id, archived)
+        found = await tenant.sessions_page(
+            user_id=user_id,
+            archived=None if archived is None else archived == "true",
+            before_position=NEWEST if cursor is None else cursors.read(cursor, *bound_to),
+            limit=limit + 1,
+        )
+        shown = found[:limit]
+        next_cursor = "null"
+        if len(found) > limit:
+            next_cursor = f'"{cursors.write(shown[-1].last_position, *bound_to)}"'
+        documents = join([session_document(state) for state in shown])
+        return Answer(b'{"data":%b,"next_cursor":%b}' % (documents, next_cursor.encode()))
+
+    @get("/{session_id:str}", operation_id="getSession", operation_class=openapi.GET_SESSION)
+    async def read(
+        self,
+        request: Call,
+        session_id: FromPath[str],
+        messages: Annotated[
+            int | None, QueryParameter(ge=0, le=MESSAGES_MAX, description="Add the newest so many messages.")
+        ] = None,
+        as_of_version: Annotated[
+            int | None, QueryParameter(description="The answer as it was at this version.")
+        ] = None,
+        as_of: Annotated[
+            str | None, QueryParameter(description="The answer as it was at this time (RFC 3339).")
+        ] = None,
+    ) -> Answer:
+        """Read a session, now or as it was."""
+        request.refuse_unknown_query("messages", "as_of_version", "as_of")
+        tenant, newest = request.tenant(), messages or 0
+        if as_of_version is not None and as_of is not None:
+            raise InvalidRequest("Either as_of or as_of_version, not both.", field="as_of")
+        if as_of_version is None and as_of is None:
+            view = await tenant.session(session_id, newest=newest)
+        else:
+            time_us = None if as_of is None else _time(as_of)
+            view = await tenant.session_as_of(session_id, newest=newest, version=as_of_version, time_us=time_us)
+        version = view.state.version
+        if request.has_version(version):
+            return not_modified(version)
+        document = session_document(view.state) if messages is None else _with_messages(view)
+        return Answer(document, version=version)
+
+    @patch("/{session_id:str}", operation_id="updateSession", operation_class=openapi.UPDATE_SESSION)
+    async def update(self, request: Call, session_id: FromPath[str]) -> Answer:
+        """Change a session's title, user id, traits or archived, by a JSON merge patch."""
+        request.refuse_unknown_query()
+        tenant, body = request.tenant(), await request.json_body()
+        changes = decode(_changes, body)
+        if changes.traits is not UNSET:
+            traits = accept_object(changes.traits, field="$.traits")
+            changes = msgspec.structs.replace(changes, traits=traits)
+
+        def check(after: SessionState) -> None:
+            check_session_size(request.settings, title=after.title, user_id=after.user_id, traits=after.traits)
+
+        written = await tenant.write(
+            session_id,
+            UpdateSession(changes, check),
+            size_bytes=len(body),
+            expected_version=request.if_match(),
+        )
+        return _answer(written, _shown(written), status=200)
+
+    @delete("/{session_id:str}", operation_id="deleteSession", status_code=200, operation_class=openapi.DELETE_SESSION)
+    async def remove(self, request: Call, session_id: FromPath[str]) -> Answer:
+        """Take a session out of readers' sight; its events stay for audit and its id stays taken."""
+        request.refuse_unknown_query()
+        written = await request.tenant().write(
+            session_id, DeleteSession(), size_bytes=0, expected_version=request.if_match()
+        )
+        return Answer(b"", status=204, version=written.version)
+
+    @post("/{session_id:str}/fork", operation_id="forkSession", operation_class=openapi.FORK_SESSION)
+    async def fork(self, request: Call, session_id: FromPath[str]) -> Answer:
+        """Make a new session with copies of this one's messages as of a version."""
+        request.refuse_unknown_query()
+        tenant, body = request.tenant(), await request.json_body()
+        key, expected = request.idempotency_key(body), request.if_match()
+        given = decode(_fork, body)
+        command = await tenant.fork_of(session_id, version=given.version, title=given.title)
+        check_session_size(
+            request.settings,
+            title=command.created.title,
+            user_id=command.created.user_id,
+            traits=command.created.traits,
+        )
+        written = await tenant.write(
+            accept_session_id(given.id),
+            command,
+            size_bytes=len(body),
+            expected_version=expected,
+            idempotency_key=key,
+        )
+        return _answer(written, _shown(written), status=201)
+
+
+def _time(text: str) -> int:
+    try:
+        return parse_us(text)
+    except ValueError as error:
+        raise InvalidRequest(f"Not a time: {error}.", field="as_of") from None
+
+

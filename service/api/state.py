@@ -1,0 +1,58 @@
+"""What the handlers of one application share."""
+
+import hashlib
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from service.errors import InvalidRequest
+from service.readers import Readers
+from service.settings import Settings
+from service.writer import Writer
+
+_POSITION_BYTES = 8
+_TAG_BYTES = 12
+
+
+class Services(msgspec.Struct, frozen=True):
+    """The running parts, made in `app.py`."""
+
+    settings: Settings
+    writer: Writer
+    readers: Readers
+    cursors: "Cursors"
+    registry: CollectorRegistry
+
+
+class Cursors:
+    """Opaque page cursors: a position, bound to the tenant and the query that it was given out for."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def write(self, position: int, *bound_to: str | None) -> str:
+        """The cursor of *position* in the listing that *bound_to* describes."""
+        place = position.to_bytes(_POSITION_BYTES, "big")
+        return urlsafe_b64encode(place + self._tag(place, bound_to)).decode().rstrip("=")
+
+    def read(self, cursor: str, *bound_to: str | None) -> int:
+        """The position in *cursor*.
+
+        Raises:
+            InvalidRequest: it is broken, or was given out for another tenant or query.
+        """
+        try:
+            # A wrong length fails in b64decode; the alphabet is checked by writing it again.
+            raw = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+        except ValueError:
+            raw = b""
+        place, tag = raw[:_POSITION_BYTES], raw[_POSITION_BYTES:]
+        if not hmac.compare_digest(tag, self._tag(place, bound_to)):
+            raise InvalidRequest("The cursor is broken, or was given out for another query.", field="cursor")
+        return int.from_bytes(place, "big")
+
+    def _tag(self, place: bytes, bound_to: tuple[str | None, ...]) -> bytes:
+        message = place + msgspec.json.encode(bound_to)
+        return hmac.digest(self._secret, message, hashlib.sha256)[:_TAG_BYTES]

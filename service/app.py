@@ -1,0 +1,131 @@
+"""The composition root: settings become a running application."""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import structlog
+from litestar import Litestar
+from litestar.exceptions import HTTPException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.spec import Components
+
+from projections import projection
+from projections.views import Views
+from service import __version__, database, ledger, metrics
+from service.api import audit, health, openapi, page, problems
+from service.api.call import Call
+from service.api.edge import EdgedLitestar
+from service.api.messages import MessagesController
+from service.api.sessions import SessionsController
+from service.api.state import Cursors, Services
+from service.committer import Committer
+from service.database import Location
+from service.errors import DomainError
+from service.metrics import HttpMetrics, Reading
+from service.readers import Readers
+from service.settings import Settings, load_settings
+from service.writer import Writer
+
+log = structlog.get_logger("chatledger")
+
+
+def create_app(settings: Settings | None = None) -> Litestar:
+    """An ASGI application on the ledger that *settings* name (by default those of the environment).
+
+    The ledger is opened when the application starts and closed when it stops.
+
+    Raises:
+        SettingsError: a setting is wrong.
+    """
+    chosen = load_settings() if settings is None else settings
+    http = HttpMetrics()
+    app = EdgedLitestar(
+        route_handlers=[
+            SessionsController,
+            MessagesController,
+            audit.list_session_events,
+            audit.list_events,
+            health.live,
+            health.ready,
+            health.show_metrics,
+        ],
+        lifespan=[_lifespan(chosen, http)],
+        request_class=Call,
+        request_max_body_size=chosen.body_bytes_max,
+        openapi_config=OpenAPIConfig(
+            title="chatledger",
+            version=__version__,
+            description="The system of record for chat.",
+            components=Components(schemas=dict(openapi.SCHEMAS)),  # type: ignore[arg-type]
+            use_handler_docstrings=True,
+            render_plugins=[page.Page(), page.JSON],
+        ),
+        exception_handlers={
+            DomainError: problems.on_domain_error,  # type: ignore[dict-item]
+            HTTPException: problems.on_http_exception,  # type: ignore[dict-item]
+            Exception: problems.on_fault,  # type: ignore[dict-item]
+        },
+        logging_config=None,
+    )
+    app.http_metrics = http
+    app.log_requests = chosen.log_level in ("debug", "info")
+    return app
+
+
+def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[Litestar], object]:
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        with ExitStack() as stack:
+            location = Location.of(settings)
+            if not location.memory:
+                location.folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(database.exclusive(location))
+            views = Views(location, settings, projection.load(settings.projections))
+            committer = Committer(location, settings, views)
+            committer.open()
+            reason = views.open(committer.ledger)
+            if reason is not None and views.position:
+                log.warning("views rebuilt", reason=reason, position=views.position)
+            writer = Writer(committer, settings)
+            readers = Readers(location, settings, views, on_damage=writer.repair)
+            secret = ledger.identity(committer.ledger).encode()
+            readings = _readings(writer, views, location)
+            app.state.services = Services(
+                settings=settings,
+                writer=writer,
+                readers=readers,
+                cursors=Cursors(secret),
+                registry=metrics.registry_of(http, readings),
+            )
+            writer.start()
+            try:
+                yield
+            finally:
+                readers.close()
+                await writer.close()
+
+    return lifespan
+
+
+def _readings(writer: Writer, views: Views, location: Location) -> Callable[[], Iterable[Reading]]:
+    def readings() -> Iterable[Reading]:
+        stats = writer.stats
+        yield Reading("events_total", "Events appended since the start.", stats.events, counts=True)
+        yield Reading("commands_total", "Commands decided since the start.", stats.commands, counts=True)
+        yield Reading("groups_total", "Ledger transactions since the start.", stats.groups, counts=True)
+        yield Reading("write_failures_total", "Groups that failed.", stats.failures, counts=True)
+        yield Reading("commit_seconds_total", "Time spent on groups.", stats.commit_us / 1e6, counts=True)
+        yield Reading("queue_commands", "Commands that wait for the writer.", writer.queue_length)
+        yield Reading("position", "The ledger's newest position that readers see.", views.position)
+        if not location.memory:
+            yield Reading("ledger_bytes", "Size of the ledger's file.", _size(location.ledger))
+            yield Reading("ledger_wal_bytes", "Size of its write-ahead log.", _size(location.ledger + "-wal"))
+            yield Reading("views_bytes", "Size of the views' file.", _size(views.name))
+
+    return readings
+
+
+def _size(name: str) -> int:
+    path = Path(name)
+    return path.stat().st_size if path.exists() else 0

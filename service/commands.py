@@ -1,0 +1,235 @@
+"""Deciding: a command and what is known of its session become events, or a refusal. Pure: no I/O, no clock.
+
+The committer looks up what a decision needs (`Context`), so everything here can be tested with values.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from service.errors import InvalidRequest, MessageExists, NotFound, SessionExists, VersionConflict
+from service.events import (
+    Event,
+    EventData,
+    ForkedFrom,
+    Message,
+    MessageAppended,
+    MessageRemoved,
+    SessionChanges,
+    SessionCreated,
+    SessionDeleted,
+    SessionUpdated,
+)
+from service.jsontext import same_json
+from service.state import NO_TRAITS, SessionState, changed
+
+ANY_VERSION = -1
+"""`If-Match: *`: the session has to exist, at whatever version."""
+
+
+class CreateSession(msgspec.Struct, frozen=True, kw_only=True):
+    """Make a session, with its first messages."""
+
+    user_id: str | None = None
+    title: str | None = None
+    traits: Raw = Raw(NO_TRAITS)
+    created_at: str | None = None
+    messages: Sequence[Message] = ()
+
+
+class ForkSession(msgspec.Struct, frozen=True, kw_only=True):
+    """Make a session as a copy of *source* as of a version; `created` and `messages` were read from there."""
+
+    source: ForkedFrom
+    created: SessionCreated
+    messages: Sequence[Message]
+
+
+class AppendMessages(msgspec.Struct, frozen=True):
+    """Add messages to the end of a session, all or none."""
+
+    messages: Sequence[Message]
+
+
+class UpdateSession(msgspec.Struct, frozen=True):
+    """Change a session's own members by a merge patch."""
+
+    changes: SessionChanges
+    check: Callable[[SessionState], None]
+    """Called with the state that would come out; raises where a limit is passed."""
+
+
+class RemoveMessage(msgspec.Struct, frozen=True):
+    """Take a message out of readers' sight."""
+
+    message_id: str
+
+
+class DeleteSession(msgspec.Struct, frozen=True):
+    """Take a session out of readers' sight."""
+
+
+Command: TypeAlias = (
+    CreateSession | ForkSession | AppendMessages | UpdateSession | RemoveMessage | DeleteSession
+)
+
+
+class StoredMessage(msgspec.Struct, frozen=True):
+    """A message that the session has under an id: the event that added it, and whether it was removed since."""
+
+    event: Event
+    removed: bool
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What a decision needs to know. `taken` is also true of a session that readers no longer see.
+
+    `stored` has the session's messages of the ids that the command names; `source` is a fork's source session.
+    """
+
+    session_id: str
+    state: SessionState | None
+    taken: bool
+    stored: Mapping[str, StoredMessage]
+    source: SessionState | None = None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The events to append, and what the answer shows: the session, or messages in order.
+
+    A message to show is the index of its event in `events`, or one that was stored before.
+    """
+
+    events: Sequence[EventData]
+    shown: Sequence[int | StoredMessage] | None = None
+
+
+def named_ids(command: Command) -> list[str]:
+    """The message ids that *command* names and a decision has to know about."""
+    if isinstance(command, AppendMessages):
+        parents = [message.parent_id for message in command.messages]
+        return [message.id for message in command.messages] + [name for name in parents if isinstance(name, str)]
+    if isinstance(command, RemoveMessage):
+        return [command.message_id]
+    return []
+
+
+def decide(context: Context, command: Command, *, expected_version: int | None) -> Decision:
+    """The events that *command* becomes.
+
+    Raises:
+        NotFound: there is no such session or message to be seen.
+        SessionExists: the new session's id is taken.
+        MessageExists: a message id is taken by another message.
+        VersionConflict: the session is not at *expected_version*.
+        InvalidRequest: a parent is not an earlier message of the session.
+    """
+    if isinstance(command, CreateSession):
+        return _create(context, command, expected_version)
+    if isinstance(command, ForkSession):
+        return _fork(context, command, expected_version)
+    if context.state is None:
+        raise NotFound("session")
+    if isinstance(command, AppendMessages):
+        return _append(context.state, context, command, expected_version)
+    _expect(context.state, expected_version)
+    if isinstance(command, UpdateSession):
+        return _update(context.state, command)
+    if isinstance(command, RemoveMessage):
+        return _remove(context, command)
+    return Decision([SessionDeleted()])
+
+
+def _expect(state: SessionState | None, expected: int | None) -> None:
+    actual = 0 if state is None else state.version
+    wrong = state is None if expected == ANY_VERSION else expected != actual
+    if expected is not None and wrong:
+        raise VersionConflict(expected=max(expected, 0), actual=actual)
+
+
+def _create(context: Context, command: CreateSession, expected_version: int | None) -> Decision:
+    if context.taken:
+        raise SessionExists(context.session_id)
+    _expect(None, expected_version)
+    created = SessionCreated(
+        user_id=command.user_id,
+        title=command.title,
+        traits=UNSET if bytes(command.traits) == NO_TRAITS else command.traits,
+        created_at=command.created_at,
+    )
+    _check_parents(command.messages, {})
+    return Decision([created, *_number(command.messages, after=0)])
+
+
+def _fork(context: Context, command: ForkSession, expected_version: int | None) -> Decision:
+    # The copy was read before; the source may have been deleted or erased since, and then must not come back.
+    if context.source is None:
+        raise NotFound("session")
+    _expect(context.source, expected_version)
+    if context.taken:
+        raise SessionExists(context.session_id)
+    created = msgspec.structs.replace(command.created, forked_from=command.source)
+    return Decision([created, *_number(command.messages, after=0)])
+
+
+def _append(
+    state: SessionState, context: Context, command: AppendMessages, expected_version: int | None
+) -> Decision:
+    new: list[Message] = []
+    shown: list[int | StoredMessage] = []
+    for message in command.messages:
+        stored = context.stored.get(message.id)
+        if stored is None:
+            shown.append(len(new))
+            new.append(message)
+        else:
+            shown.append(_same(message, stored))
+    if new:
+        # A retry of what is stored already passes, whatever If-Match says: RFC 9110 section 13.1.1 lets a
+        # request through that "has already been applied", and the first try has moved the version itself.
+        _expect(state, expected_version)
+    _check_parents(command.messages, context.stored)
+    return Decision(_number(new, after=state.last_seq), shown)
+
+
+def _same(message: Message, stored: StoredMessage) -> StoredMessage:
+    data = stored.event.data
+    if stored.removed or not isinstance(data, MessageAppended):
+        raise MessageExists(message.id, reason="that message was removed")
+    if not same_json(msgspec.json.encode(message), msgspec.json.encode(data.message)):
+        raise MessageExists(message.id, reason="another message has it")
+    return stored
+
+
+def _check_parents(messages: Sequence[Message], stored: Mapping[str, StoredMessage]) -> None:
+    earlier: set[str] = set()
+    for number, message in enumerate(messages):
+        parent = message.parent_id
+        if isinstance(parent, str) and parent not in earlier and parent not in stored:
+            raise InvalidRequest(
+                "The parent is not an earlier message of this session.",
+                field=f"$.messages[{number}].parent_id" if len(messages) > 1 else "$.parent_id",
+            )
+        earlier.add(message.id)
+
+
+def _number(messages: Sequence[Message], *, after: int) -> list[EventData]:
+    return [MessageAppended(seq, message) for seq, message in enumerate(messages, start=after + 1)]
+
+
+def _update(state: SessionState, command: UpdateSession) -> Decision:
+    values = changed(state, command.changes)
+    after = msgspec.structs.replace(state, **values)
+    if same_json(state.traits, after.traits) and after == msgspec.structs.replace(state, traits=after.traits):
+        return Decision([])
+    command.check(after)
+    return Decision([SessionUpdated(command.changes)])
+
+
+def _remove(context: Context, command: RemoveMessage) -> Decision:
+    stored = context.stored.get(command.message_id)
+    if stored is None or stored.removed:
+        raise NotFound("message")
+    return Decision([MessageRemoved(command.message_id)])

@@ -1,0 +1,285 @@
+"""The one writer's work: a group of commands becomes one ledger transaction and one views transaction.
+
+Synchronous and for one thread; `writer.py` feeds it while serving, an import feeds it directly.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from projections import messages as message_rows
+from projections import sessions as session_rows
+from projections.views import Views
+from service import database, idempotency, ledger
+from service.clock import now_us
+from service.commands import (
+    Command,
+    Context,
+    CreateSession,
+    Decision,
+    ForkSession,
+    StoredMessage,
+    decide,
+    named_ids,
+)
+from service.database import Connection, Location
+from service.documents import message_document
+from service.errors import DomainError, OutcomeUnknown, Overloaded
+from service.events import Event, MessageAppended, MessageRemoved, type_of
+from service.idempotency import Answer, IdempotencyKey
+from service.ledger import Head, Record
+from service.settings import Settings
+from service.state import SessionState, evolve
+
+_US_PER_DAY = 24 * 60 * 60 * 1_000_000
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A command with the envelope that it came in."""
+
+    tenant_id: str
+    session_id: str
+    actor: str
+    command: Command
+    request_id: str | None = None
+    expected_version: int | None = None
+    idempotency_key: IdempotencyKey | None = None
+
+
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that is durable and readable.
+
+    `state` is the session after it (None once deleted), `messages` the JSON of those that the answer shows.
+    """
+
+    version: int
+    state: SessionState | None
+    messages: list[bytes] | None
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """A command that was committed before, under the same Idempotency-Key."""
+
+    answer: Answer
+
+
+Outcome: TypeAlias = Committed | Replayed | DomainError
+
+
+class _Group:
+    """What the commands decided so far in a transaction have changed, for the ones behind them to see."""
+
+    def __init__(self, head: Head) -> None:
+        self.position = head.position
+        self.records: list[Record] = []
+        self.states: dict[tuple[str, str], SessionState | None] = {}
+        self.messages: dict[tuple[int, str], StoredMessage] = {}
+
+    def head(self) -> Head:
+        newest = self.records[-1]
+        return Head(newest.event.position, newest.leaf)
+
+
+class Committer:
+    """Holds the ledger's and the views' writing connections."""
+
+    def __init__(self, location: Location, settings: Settings, views: Views) -> None:
+        self.views = views
+        self._location = location
+        self._settings = settings
+        self._ledger: Connection | None = None
+
+    @property
+    def ledger(self) -> Connection:
+        """The ledger's writing connection."""
+        if self._ledger is None:
+            raise Overloaded("The ledger is closed.")
+        return self._ledger
+
+    def open(self) -> None:
+        """Open the ledger and look at its tail; the views follow with `views.open`.
+
+        Raises:
+            RefusedToStart: rule 10.
+        """
+        self._ledger = database.open_ledger(self._location, self._settings)
+        ledger.check_tail(self._ledger)
+
+    def reopen(self) -> None:
+        """Start over with a fresh connection after a commit of unknown outcome; the views catch up with it."""
+        if not self._location.memory:
+            connection, self._ledger = self._ledger, None
+            if connection is not None:
+                connection.close()
+            self.open()
+
+    def close(self) -> None:
+        """Checkpoint and close both files."""
+        self.views.close()
+        connection, self._ledger = self._ledger, None
+        if connection is not None:
+            if not self._location.memory:
+                database.checkpoint(connection)
+            connection.close()
+
+    def commit(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        """Decide each of *submissions* in turn and commit all of their events together.
+
+        A refused one takes no other with it. The outcomes are in the order of the submissions.
+
+        Raises:
+            StorageFull, Overloaded: nothing of the group was written, for a reason of the storage's.
+            OutcomeUnknown: all of it is durable, but the views could not follow yet.
+            CommitFailed: nobody knows whether the group was written; `reopen` before anything else.
+        """
+        outcomes: list[Outcome] = []
+        try:
+            with database.immediate(self.ledger):
+                self.views.catch_up(self.ledger)
+                group = _Group(ledger.head(self.ledger))
+                for submission in submissions:
+                    outcomes.append(self._decide(group, submission))
+                ledger.write(self.ledger, group.records)
+                self._prune(submissions)
+        except database.SQLError as error:
+            refusal = database.to_domain_error(error)
+            if refusal is None:
+                raise
+            raise refusal from error
+        if group.records:
+            self._show(group)
+        return outcomes
+
+    def _show(self, group: _Group) -> None:
+        """Bring the views to the committed head. If that fails the events are durable, and are shown later."""
+        try:
+            self.views.apply([record.event for record in group.records], group.head())
+        except (database.SQLError, database.CommitFailed) as error:
+            raise OutcomeUnknown from error
+
+    def _decide(self, group: _Group, submission: Submission) -> Outcome:
+        key = submission.idempotency_key
+        try:
+            if key is not None:
+                answer = idempotency.find(self.ledger, submission.tenant_id, key)
+                if answer is not None:
+                    return Replayed(answer)
+            context = self._context(group, submission)
+            decision = decide(context, submission.command, expected_version=submission.expected_version)
+        except DomainError as refusal:
+            return refusal
+        stream = self._stream(context, submission)
+        records = self._seal(group, submission, context, decision, stream)
+        state = self._advance(group, submission, context, records)
+        return self._answer(submission, decision, records, context, state, stream)
+
+    def _context(self, group: _Group, submission: Submission) -> Context:
+        tenant_id, session_id, command = submission.tenant_id, submission.session_id, submission.command
+        state = self._state(group, tenant_id, session_id)
+        making = isinstance(command, (CreateSession, ForkSession))
+        taken = state is not None or (
+            making and ledger.find_stream(self.ledger, tenant_id, session_id) is not None
+        )
+        stored = {} if state is None else self._stored(group, state.stream, named_ids(command))
+        source = None
+        if isinstance(command, ForkSession):
+            source = self._state(group, tenant_id, command.source.session_id)
+        return Context(session_id, state, taken, stored, source)
+
+    def _state(self, group: _Group, tenant_id: str, session_id: str) -> SessionState | None:
+        key = (tenant_id, session_id)
+        if key not in group.states:
+            group.states[key] = session_rows.find(self.views.db, tenant_id, session_id)
+        return group.states[key]
+
+    def _stored(self, group: _Group, stream: int, ids: Sequence[str]) -> dict[str, StoredMessage]:
+        found = {name: group.messages[stream, name] for name in ids if (stream, name) in group.messages}
+        unseen = [name for name in ids if name not in found]
+        rows = message_rows.known(self.views.db, stream, unseen) if unseen else {}
+        if rows:
+            records = ledger.read_positions(self.ledger, [row.position for row in rows.values()])
+            events = {record.event.position: record.event for record in records}
+            for name, row in rows.items():
+                found[name] = StoredMessage(events[row.position], row.removed)
+        return found
+
+    def _stream(self, context: Context, submission: Submission) -> int:
+        if context.state is not None:
+            return context.state.stream
+        return ledger.create_stream(self.ledger, submission.tenant_id, submission.session_id)
+
+    def _seal(
+        self, group: _Group, submission: Submission, context: Context, decision: Decision, stream: int
+    ) -> list[Record]:
+        version = 0 if context.state is None else context.state.version
+        recorded_at = now_us()
+        records = []
+        for number, data in enumerate(decision.events, start=1):
+            event = Event(
+                position=group.position + number,
+                stream=stream,
+                tenant_id=submission.tenant_id,
+                session_id=submission.session_id,
+                version=version + number,
+                type=type_of(data),
+                recorded_at=recorded_at,
+                actor=submission.actor,
+                request_id=submission.request_id,
+                data=data,
+            )
+            records.append(ledger.seal(event))
+        return records
+
+    def _advance(
+        self, group: _Group, submission: Submission, context: Context, records: list[Record]
+    ) -> SessionState | None:
+        """Let the group know of *records*, and return the session's state behind them."""
+        group.records.extend(records)
+        group.position += len(records)
+        for record in records:
+            event, data = record.event, record.event.data
+            if isinstance(data, MessageAppended):
+                group.messages[event.stream, data.message.id] = StoredMessage(event, removed=False)
+            elif isinstance(data, MessageRemoved):
+                stored = context.stored[data.message_id]
+                group.messages[event.stream, data.message_id] = msgspec.structs.replace(stored, removed=True)
+        state = evolve(context.state, [record.event for record in records])
+        group.states[submission.tenant_id, submission.session_id] = state
+        return state
+
+    def _answer(
+        self,
+        submission: Submission,
+        decision: Decision,
+        records: list[Record],
+        context: Context,
+        state: SessionState | None,
+        stream: int,
+    ) -> Committed:
+        if records:
+            version = records[-1].event.version
+        else:
+            version = 0 if context.state is None else context.state.version
+        positions = documents = None
+        if decision.shown is not None:
+            events = [
+                records[shown].event if isinstance(shown, int) else shown.event for shown in decision.shown
+            ]
+            positions = [event.position for event in events]
+            documents = [
+                message_document(event, event.data) for event in events if isinstance(event.data, MessageAppended)
+            ]
+        if submission.idempotency_key is not None:
+            answer = Answer(stream, version, positions)
+            key = submission.idempotency_key
+            idempotency.remember(self.ledger, submission.tenant_id, key, answer, now_us=now_us())
+        return Committed(version=version, state=state, messages=documents)
+
+    def _prune(self, submissions: Sequence[Submission]) -> None:
+        """Forget old Idempotency-Keys at twice the pace at which new ones come, so that they never pile up."""
+        remembered = sum(submission.idempotency_key is not None for submission in submissions)
+        if remembered:
+            before_us = now_us() - self._settings.idempotency_days * _US_PER_DAY
+            idempotency.prune(self.ledger, before_us=before_us, limit=2 * remembered)
+

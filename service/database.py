@@ -1,0 +1,378 @@
+"""SQLite: the only module that opens databases, with their pragmas, migrations and refusals.
+
+Nothing else in this process may open a database file, its `-wal` or its `-shm`, by any means: closing such a handle
+drops SQLite's POSIX locks (https://www.sqlite.org/howtocorrupt.html section 2.2), and an acknowledged commit was
+lost that way in a trial.
+"""
+
+import fcntl
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from service.clock import now_us
+from service.errors import (
+    ChatledgerError,
+    DomainError,
+    LedgerDamaged,
+    LedgerLocked,
+    Overloaded,
+    RefusedToStart,
+    StorageFull,
+)
+from service.ids import new_id
+from service.settings import Settings
+
+Connection = apsw.Connection
+SQLError = apsw.Error
+
+LEDGER_APPLICATION_ID = 0x434C4C47  # "CLLG", in the file's header: what `file` and we know a ledger by
+VIEWS_APPLICATION_ID = 0x434C5657  # "CLVW"
+PAGE_BYTES = 8192  # measured in the design: large pages make bulk inserts and scans faster
+CACHE_KIB = 64 * 1024
+SQLITE_VERSION_MIN = (3, 51, 3)  # before it: the WAL-reset bug, https://www.sqlite.org/wal.html
+PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
+NETWORK_FILESYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.s3fs"}
+)
+
+_memory_names = itertools.count(1)
+
+
+class CommitFailed(ChatledgerError):
+    """A COMMIT failed. Its `__cause__` is SQLite's error; whether it happened is not known.
+
+    After a failed sync the transaction may be in the file or not: a crash image taken then does contain it.
+    """
+
+
+class Location(msgspec.Struct, frozen=True):
+    """Where a ledger and its views live: files, or names of databases in this process's memory.
+
+    The views beside `ledger.db` are `ledger.views.000001.db`, and each rebuild makes the next number: two
+    databases must never have the same name while one of them is open, or one's WAL becomes the other's.
+    """
+
+    ledger: str
+    memory: bool
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Location":
+        """The location that *settings* name. Each call for `:memory:` is a new one."""
+        if settings.in_memory:
+            return cls(f"/chatledger-{os.getpid()}-{next(_memory_names)}", memory=True)
+        return cls(os.path.realpath(settings.database_path), memory=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the files."""
+        return Path(self.ledger).parent
+
+    def views(self, generation: int) -> str:
+        """The name of the views of one generation."""
+        stem = self.ledger if self.memory else str(Path(self.ledger).with_suffix(""))
+        return f"{stem}.views.{generation:06d}.db"
+
+    def generations(self) -> list[int]:
+        """The numbers of the views files that are there, in order."""
+        if self.memory:
+            return []
+        pattern = re.compile(re.escape(Path(self.ledger).stem) + r"\.views\.(\d{6})\.db")
+        found = (pattern.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+
+def check_sqlite() -> None:
+    """Refuse an SQLite that can lose a commit.
+
+    Raises:
+        RefusedToStart: this SQLite is older than 3.51.3.
+    """
+    version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if version < SQLITE_VERSION_MIN:
+        raise RefusedToStart(
+            f"SQLite {apsw.sqlite_lib_version()} has the WAL-reset bug, which can lose commits; "
+            f"3.51.3 or newer is needed (pip install --upgrade apsw)."
+        )
+
+
+def filesystem_of(path: Path, mountinfo: str) -> str:
+    """The type of the file system that *path* is on, by the text of /proc/self/mountinfo (proc(5))."""
+    best, kind = "", "unknown"
+    for line in mountinfo.splitlines():
+        mount, _, rest = line.partition(" - ")
+        point = mount.split()[4].encode().decode("unicode_escape")
+        if (path == Path(point) or Path(point) in path.parents) and len(point) >= len(best):
+            best, kind = point, rest.split()[0]
+    return kind
+
+
+def _check_filesystem(location: Location, settings: Settings) -> None:
+    mountinfo = Path("/proc/self/mountinfo")
+    if location.memory or settings.allow_network_filesystem or not mountinfo.exists():
+        return
+    kind = filesystem_of(location.folder, mountinfo.read_text())
+    if kind in NETWORK_FILESYSTEMS:
+        raise RefusedToStart(
+            f"{settings.database_path} is on a network file system ({kind}), where SQLite's locks may not hold and "
+            f"a second writer could damage the ledger. Use a local disk, or set "
+            f"CHATLEDGER_ALLOW_NETWORK_FILESYSTEM=1 if this is the only machine that uses it."
+        )
+
+
+@contextmanager
+def exclusive(location: Location) -> Iterator[None]:
+    """Hold the ledger for this process: one writes, others may read.
+
+    The lock is on a file of its own (`ledger.db.lock`), never on the database, and ends with the process.
+
+    Raises:
+        LedgerLocked: another process holds it.
+    """
+    if location.memory:
+        yield
+        return
+    descriptor = os.open(location.ledger + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LedgerLocked(
+                f"{location.ledger} is in use: a server or another command of chatledger writes to it."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open(name: str, *, memory: bool, flags: int, busy_timeout_ms: int) -> Connection:
+    if memory:
+        name, flags = f"file:{name}?vfs=memdb", apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        flags |= apsw.SQLITE_OPEN_URI
+    connection = apsw.Connection(name, flags=flags)
+    connection.set_busy_timeout(busy_timeout_ms)
+    connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+    connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
+    connection.pragma("trusted_schema", False)  # noqa: FBT003
+    connection.pragma("cache_size", -CACHE_KIB)
+    return connection
+
+
+def _open_writer(name: str, location: Location, settings: Settings, *, synchronous: str) -> Connection:
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    connection = _open(name, memory=location.memory, flags=flags, busy_timeout_ms=settings.busy_timeout_ms)
+    connection.pragma("page_size", PAGE_BYTES)
+    connection.pragma("journal_mode", "wal")
+    connection.pragma("synchronous", synchronous)
+    connection.pragma("fullfsync", True)  # noqa: FBT003  # on macOS a plain fsync stops in the disk's cache
+    connection.pragma("foreign_keys", True)  # noqa: FBT003
+    connection.pragma("recursive_triggers", True)  # noqa: FBT003
+    connection.wal_autocheckpoint(settings.wal_checkpoint_pages)
+    return connection
+
+
+def open_reader(name: str, location: Location, settings: Settings) -> Connection:
+    """A connection that can only read, to the ledger or to views that exist.
+
+    Raises:
+        RefusedToStart: there is no such file.
+    """
+    try:
+        connection = _open(
+            name,
+            memory=location.memory,
+            flags=apsw.SQLITE_OPEN_READONLY,
+            busy_timeout_ms=settings.busy_timeout_ms,
+        )
+        connection.pragma("query_only", True)  # noqa: FBT003
+        connection.pragma("schema_version")  # SQLite opens the file only now
+    except apsw.CantOpenError as error:
+        raise RefusedToStart(f"{Path(name).name} cannot be opened for reading.") from error
+    return connection
+
+
+def open_foreign(path: Path, settings: Settings) -> Connection:
+    """A read-only connection to somebody else's SQLite file, for an import."""
+    location = Location(str(path), memory=False)
+    try:
+        return open_reader(str(path), location, settings)
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise RefusedToStart(f"{path.name} is not an SQLite database, or is damaged.") from error
+
+
+def open_memory() -> Connection:
+    """A private database in memory, for the state of one session as of an earlier version."""
+    connection = apsw.Connection(":memory:")
+    connection.pragma("foreign_keys", True)  # noqa: FBT003
+    return connection
+
+
+def open_ledger(location: Location, settings: Settings) -> Connection:
+    """Open the ledger for its one writer; make it if neither it nor views of it are there.
+
+    Raises:
+        RefusedToStart: the file is not ours, is of a newer schema, is missing beside its views, or lies on a
+            network file system; or SQLite is too old. Nothing is changed then.
+        LedgerDamaged: SQLite finds the file damaged.
+    """
+    check_sqlite()
+    _check_filesystem(location, settings)
+    name = Path(location.ledger).name
+    if not location.memory and not (Path(location.ledger).exists() and Path(location.ledger).stat().st_size):
+        if location.generations():
+            raise RefusedToStart(
+                f"{name} is missing or empty, but views built from it are here. Bring the ledger back, or remove "
+                f"its views to begin a new one."
+            )
+    try:
+        _check_header(location, settings, name)
+        connection = _open_writer(location.ledger, location, settings, synchronous="full")
+        _migrate(connection, name)
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise LedgerDamaged(f"{name} is not an SQLite database, or is damaged; it was left as it is.") from error
+    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
+        raise RefusedToStart(f"{name} cannot be opened for writing: check its owner and permissions.") from error
+    return connection
+
+
+def _check_header(location: Location, settings: Settings, name: str) -> None:
+    """Look before opening for writing: `journal_mode=wal` would already change a file that is not ours."""
+    if location.memory or not Path(location.ledger).exists() or not Path(location.ledger).stat().st_size:
+        return
+    connection = open_reader(location.ledger, location, settings)
+    try:
+        # A start that was killed before its first migration leaves a database without tables: that is new.
+        blank = connection.execute("SELECT count(*) = 0 FROM sqlite_schema").get
+        if connection.pragma("application_id") != LEDGER_APPLICATION_ID and not blank:
+            raise RefusedToStart(f"{name} is an SQLite file, but not a ledger of chatledger; it was left as it is.")
+        _check_schema_number(connection, name)
+    finally:
+        connection.close()
+
+
+def _check_schema_number(connection: Connection, name: str) -> int:
+    number = connection.pragma("user_version")
+    newest = _migrations()[-1][0]
+    if not isinstance(number, int) or number > newest:
+        raise RefusedToStart(
+            f"{name} has schema {number}; this chatledger knows up to {newest}. Use the newer chatledger."
+        )
+    return number
+
+
+def _migrations() -> list[tuple[int, str]]:
+    files = (file for file in resources.files("service.schema").iterdir() if file.name.endswith(".sql"))
+    return sorted((int(file.name[:4]), file.read_text()) for file in files)
+
+
+def _migrate(connection: Connection, name: str) -> None:
+    """Bring the schema up to date: each numbered file in one transaction."""
+    current = _check_schema_number(connection, name)
+    for number, sql in _migrations():
+        if number <= current:
+            continue
+        with immediate(connection):
+            connection.execute(sql)
+            connection.pragma("user_version", number)
+            if number == 1:
+                connection.pragma("application_id", LEDGER_APPLICATION_ID)
+                connection.execute("INSERT INTO ledger VALUES (1, ?, ?)", (new_id(), now_us()))
+
+
+def open_views(name: str, location: Location, settings: Settings) -> Connection:
+    """Open or make a views file for its one writer. It is disposable, so commits are not synced one by one."""
+    return _open_writer(name, location, settings, synchronous="normal")
+
+
+def prepare_bulk(connection: Connection) -> None:
+    """Make a views file that nobody reads yet fast to fill: a crash on the way leaves a file to delete."""
+    connection.pragma("journal_mode", "off")
+    connection.pragma("synchronous", "off")
+
+
+def finish_bulk(connection: Connection) -> None:
+    """Back to the WAL, and all that was written onto the disk: the checkpoint syncs the whole file."""
+    connection.pragma("synchronous", "full")
+    connection.pragma("journal_mode", "wal")
+    connection.pragma("application_id", VIEWS_APPLICATION_ID)
+    checkpoint(connection)
+    connection.pragma("synchronous", "normal")
+
+
+def checkpoint(connection: Connection) -> None:
+    """Copy the whole WAL into the database, sync it and cut the WAL to nothing."""
+    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+
+@contextmanager
+def immediate(connection: Connection) -> Iterator[None]:
+    """A write transaction that has its lock from the start; rolled back if the block raises.
+
+    `BEGIN DEFERRED` would fail at its first write, whatever the timeout, once another connection has written
+    (SQLITE_BUSY_SNAPSHOT, https://www.sqlite.org/rescode.html).
+
+    Raises:
+        CommitFailed: the COMMIT itself failed.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        _roll_back(connection)
+        raise
+    try:
+        connection.execute("COMMIT")
+    except apsw.Error as error:
+        _roll_back(connection)
+        raise CommitFailed from error
+
+
+def _roll_back(connection: Connection) -> None:
+    # After some errors (full, I/O) SQLite has rolled back by itself, and a second one would be an error.
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+@contextmanager
+def snapshot(connection: Connection) -> Iterator[None]:
+    """A read transaction: all queries of the block see one state."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether *error* says that the file itself is damaged."""
+    return isinstance(error, (apsw.CorruptError, apsw.NotADBError))
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether *error* is SQLite's word for a full disk: then nothing of a commit was kept."""
+    return isinstance(error, apsw.FullError)
+
+
+def to_domain_error(error: apsw.Error) -> DomainError | None:
+    """What a caller may know of SQLite's *error*, or None where it is a fault of ours.
+
+    For errors before the commit: nothing was written.
+    """
+    if isinstance(error, apsw.FullError):
+        return StorageFull()
+    if isinstance(error, apsw.InterruptError):
+        return Overloaded("The read took longer than its limit and was stopped.")
+    if isinstance(error, (apsw.BusyError, apsw.LockedError)):
+        return Overloaded("The database is busy.")
+    if isinstance(error, (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError)):
+        return Overloaded("The storage does not answer as it should.", retry_after_s=5)
+    return None
+
+

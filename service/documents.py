@@ -1,0 +1,126 @@
+"""The JSON documents that clients see, made from events and states: one place for answers and for stored rows."""
+
+import msgspec
+from msgspec import Raw
+
+from service.clock import format_us
+from service.events import Event, ForkedFrom, MessageAppended, MessageFields
+from service.state import SessionState
+
+_encode = msgspec.json.Encoder().encode
+
+
+class MessageDocument(MessageFields, frozen=True, kw_only=True, omit_defaults=True):
+    """A message as given, and the four members that the service owns."""
+
+    id: str
+    session_id: str
+    seq: int
+    created_at: str
+
+
+class SessionDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A session as readers see it. Only `forked_from` is left out where there is none."""
+
+    id: str
+    tenant_id: str
+    user_id: str | None
+    title: str | None
+    traits: Raw
+    archived: bool
+    version: int
+    message_count: int
+    created_at: str
+    updated_at: str
+    last_message_at: str | None
+    forked_from: ForkedFrom | None = None
+
+
+class EventDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event as auditors see it; `data` is the payload as stored, or null beside `erased`."""
+
+    position: int
+    type: str
+    schema: int
+    tenant_id: str
+    session_id: str
+    version: int
+    recorded_at: str
+    actor: str
+    request_id: str | None
+    data: Raw
+    leaf: str
+    erased: bool = False
+
+
+def message_document(event: Event, data: MessageAppended) -> bytes:
+    """The JSON of the message that *event*, whose payload is *data*, added."""
+    given = data.message
+    return _encode(
+        MessageDocument(
+            id=given.id,
+            session_id=event.session_id,
+            seq=data.seq,
+            created_at=given.created_at if isinstance(given.created_at, str) else format_us(event.recorded_at),
+            role=given.role,
+            content=given.content,
+            name=given.name,
+            tool_calls=given.tool_calls,
+            tool_call_id=given.tool_call_id,
+            parent_id=given.parent_id,
+            metadata=given.metadata,
+            refusal=given.refusal,
+            audio=given.audio,
+            function_call=given.function_call,
+            annotations=given.annotations,
+        )
+    )
+
+
+def session_document(state: SessionState) -> bytes:
+    """The JSON of a session."""
+    fork = None
+    if state.forked_from_session_id is not None and state.forked_from_version is not None:
+        fork = ForkedFrom(state.forked_from_session_id, state.forked_from_version)
+    last = state.last_message_at_us
+    return _encode(
+        SessionDocument(
+            id=state.session_id,
+            tenant_id=state.tenant_id,
+            user_id=state.user_id,
+            title=state.title,
+            traits=Raw(state.traits),
+            archived=state.archived,
+            version=state.version,
+            message_count=state.message_count,
+            created_at=format_us(state.created_at_us),
+            updated_at=format_us(state.updated_at_us),
+            last_message_at=None if last is None else format_us(last),
+            forked_from=fork,
+        )
+    )
+
+
+def event_document(event: Event, *, schema: int, payload: bytes | None, leaf: bytes) -> bytes:
+    """The JSON of an event for audit: its envelope, its payload's bytes and its leaf in hexadecimal."""
+    return _encode(
+        EventDocument(
+            position=event.position,
+            type=event.type,
+            schema=schema,
+            tenant_id=event.tenant_id,
+            session_id=event.session_id,
+            version=event.version,
+            recorded_at=format_us(event.recorded_at),
+            actor=event.actor,
+            request_id=event.request_id,
+            data=Raw(b"null" if payload is None else payload),
+            leaf=leaf.hex(),
+            erased=payload is None,
+        )
+    )
+
+
+def join(documents: list[bytes]) -> bytes:
+    """A JSON array of *documents*."""
+    return b"[%b]" % b",".join(documents)

@@ -1,0 +1,157 @@
+"""What can go wrong, as types with fields; nothing here knows HTTP.
+
+Each error's message is made from its fields, says what was expected and what was found, and never holds
+content, SQL or a path that a client may not see. `api/problems.py` maps the `DomainError`s to answers.
+"""
+
+from typing import ClassVar
+
+
+class ChatledgerError(Exception):
+    """Any error that chatledger raises on purpose."""
+
+
+class DomainError(ChatledgerError):
+    """A command or query that is refused. `name` is the problem's name in the HTTP contract."""
+
+    name: ClassVar[str]
+
+    def members(self) -> dict[str, str | int]:
+        """The typed fields that an answer may show."""
+        return {}
+
+
+class InvalidRequest(DomainError):
+    """Something in the request is malformed; `field` says where, as a JSON path or a parameter's name."""
+
+    name = "invalid-request"
+
+    def __init__(self, detail: str, *, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.field = field
+
+    def members(self) -> dict[str, str | int]:
+        """`field`, where it is known."""
+        return {} if self.field is None else {"field": self.field}
+
+
+class NotFound(DomainError):
+    """There is no such thing for this caller: absent, deleted and foreign are one answer (rule 8)."""
+
+    name = "not-found"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"No such {what}.")
+        self.what = what
+
+
+class SessionExists(DomainError):
+    """The id of a new session is in use, or was in use by a session since deleted."""
+
+    name = "session-exists"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"The session id {session_id!r} is taken.")
+        self.session_id = session_id
+
+    def members(self) -> dict[str, str | int]:
+        """`session_id`."""
+        return {"session_id": self.session_id}
+
+
+class MessageExists(DomainError):
+    """The session has another message of this id, or had one that was removed."""
+
+    name = "message-exists"
+
+    def __init__(self, message_id: str, *, reason: str) -> None:
+        super().__init__(f"The message id {message_id!r} is taken: {reason}.")
+        self.message_id = message_id
+
+    def members(self) -> dict[str, str | int]:
+        """`message_id`."""
+        return {"message_id": self.message_id}
+
+
+class VersionConflict(DomainError):
+    """The session is not at the version that the caller expects."""
+
+    name = "version-conflict"
+
+    def __init__(self, *, expected: int, actual: int) -> None:
+        super().__init__(f"Expected the session at version {expected}; it is at version {actual}.")
+        self.expected = expected
+        self.actual = actual
+
+    def members(self) -> dict[str, str | int]:
+        """`expected_version` and `actual_version`."""
+        return {"expected_version": self.expected, "actual_version": self.actual}
+
+
+class IdempotencyMismatch(DomainError):
+    """The Idempotency-Key was used before, with another method, path or body."""
+
+    name = "idempotency-mismatch"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used with another request (method, path or body differ).")
+
+
+class TooLarge(DomainError):
+    """Something is larger than its limit in `settings.py`."""
+
+    name = "too-large"
+
+    def __init__(self, what: str, *, limit_bytes: int) -> None:
+        super().__init__(f"The {what} is larger than {limit_bytes} bytes.")
+        self.limit_bytes = limit_bytes
+
+    def members(self) -> dict[str, str | int]:
+        """`limit_bytes`."""
+        return {"limit_bytes": self.limit_bytes}
+
+
+class Overloaded(DomainError):
+    """A bounded queue is full, or the service is stopping. Nothing was done; trying again later is safe."""
+
+    name = "overloaded"
+
+    def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class OutcomeUnknown(DomainError):
+    """The write was handed to the disk and its fate is not known; it may or may not have happened."""
+
+    name = "outcome-unknown"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The outcome of this write is not known. Repeat it with the same Idempotency-Key or message id."
+        )
+
+
+class StorageFull(DomainError):
+    """The disk or quota is full. Nothing was written."""
+
+    name = "storage-full"
+
+    def __init__(self) -> None:
+        super().__init__("The storage is full; nothing was written.")
+
+
+class RefusedToStart(ChatledgerError):
+    """The files or settings are not as they must be, and guessing could lose data (rule 10)."""
+
+
+class LedgerDamaged(RefusedToStart):
+    """The ledger's content contradicts itself. It is left as it is."""
+
+
+class LedgerLocked(RefusedToStart):
+    """Another process writes to this ledger."""
+
+
+class SettingsError(RefusedToStart):
+    """A setting has a wrong value; the message names it."""

@@ -1,0 +1,182 @@
+"""The events: what they say, how they are stored, and how old ones are read.
+
+A payload is never rewritten. A change of meaning is a new schema number with an upcaster from the one before;
+tests/unit/test_golden_events.py holds the bytes of each event and schema.
+"""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+class MessageFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a client may say in a message, in the OpenAI chat-completions form, and keeps its JSON values.
+
+    `UNSET` is "not given" and stays out of every answer; `None` is a null that was given and comes back as one.
+    Members of free form are `Raw`: their bytes are kept (see `jsontext.py`).
+    """
+
+    role: Role
+    content: Raw | UnsetType = UNSET
+    name: str | None | UnsetType = UNSET
+    tool_calls: Raw | UnsetType = UNSET
+    tool_call_id: str | None | UnsetType = UNSET
+    parent_id: str | None | UnsetType = UNSET
+    metadata: Raw | UnsetType = UNSET
+    # Members that the OpenAI libraries send back with an assistant's message:
+    refusal: str | None | UnsetType = UNSET
+    audio: Raw | UnsetType = UNSET
+    function_call: Raw | UnsetType = UNSET
+    annotations: Raw | UnsetType = UNSET
+
+
+class Message(MessageFields, frozen=True, kw_only=True, omit_defaults=True):
+    """A message as the ledger keeps it: its id is settled, and `created_at` is there only if a client gave it."""
+
+    id: str
+    created_at: str | UnsetType = UNSET
+
+
+class ForkedFrom(msgspec.Struct, frozen=True):
+    """The session, and the version of it, that a fork copies."""
+
+    session_id: str
+    version: int
+
+
+class SessionCreated(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A session exists from here on. `created_at` is there only if an import knew better."""
+
+    user_id: str | None = None
+    title: str | None = None
+    traits: Raw | UnsetType = UNSET
+    forked_from: ForkedFrom | None = None
+    created_at: str | None = None
+
+
+class MessageAppended(msgspec.Struct, frozen=True):
+    """A message was added as number `seq` (1, 2, 3 …) of its session; removals leave the numbers as they are."""
+
+    seq: int
+    message: Message
+
+
+class SessionChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A JSON merge patch (RFC 7396) of a session: null takes a member back to its default."""
+
+    title: str | None | UnsetType = UNSET
+    user_id: str | None | UnsetType = UNSET
+    traits: Raw | UnsetType = UNSET
+    archived: bool | None | UnsetType = UNSET
+
+
+class SessionUpdated(msgspec.Struct, frozen=True):
+    """The session's own members were changed."""
+
+    changes: SessionChanges
+
+
+class MessageRemoved(msgspec.Struct, frozen=True):
+    """Readers no longer see the message; its event stays."""
+
+    message_id: str
+
+
+class SessionDeleted(msgspec.Struct, frozen=True):
+    """Readers no longer see the session; its events stay and its id stays taken."""
+
+
+class SessionErased(msgspec.Struct, frozen=True):
+    """The payloads of the session's earlier events were removed for good."""
+
+    reason: str
+
+
+EventData: TypeAlias = (
+    SessionCreated | MessageAppended | SessionUpdated | MessageRemoved | SessionDeleted | SessionErased
+)
+
+SESSION_CREATED = "session.created"
+MESSAGE_APPENDED = "message.appended"
+SESSION_UPDATED = "session.updated"
+MESSAGE_REMOVED = "message.removed"
+SESSION_DELETED = "session.deleted"
+SESSION_ERASED = "session.erased"
+
+TYPES: dict[str, type[EventData]] = {
+    SESSION_CREATED: SessionCreated,
+    MESSAGE_APPENDED: MessageAppended,
+    SESSION_UPDATED: SessionUpdated,
+    MESSAGE_REMOVED: MessageRemoved,
+    SESSION_DELETED: SessionDeleted,
+    SESSION_ERASED: SessionErased,
+}
+_NAMES = {data: name for name, data in TYPES.items()}
+
+SCHEMAS: dict[str, int] = dict.fromkeys(TYPES, 1)
+"""The schema number that each type is written with today."""
+
+Upcaster: TypeAlias = Callable[[bytes], bytes]
+UPCASTERS: dict[tuple[str, int], Upcaster] = {}
+"""From the payload of a (type, schema) to the payload of the same type's next schema."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event in its place, as projections get it.
+
+    `stream` is the session's integer key in the ledger; `recorded_at` is in microseconds since the epoch;
+    `data` is None once the event is erased.
+    """
+
+    position: int
+    stream: int
+    tenant_id: str
+    session_id: str
+    version: int
+    type: str
+    recorded_at: int
+    actor: str
+    request_id: str | None
+    data: EventData | None
+
+
+class UnknownEvent(Exception):  # noqa: N818  # it is a fact about a payload; ledger.py makes the error of it
+    """A payload of a type or schema that this version of chatledger does not know."""
+
+
+_encode = msgspec.json.Encoder().encode
+_decoders = {name: msgspec.json.Decoder(data).decode for name, data in TYPES.items()}
+
+
+def type_of(data: EventData) -> str:
+    """The name under which *data* is stored, such as `message.appended`."""
+    return _NAMES[type(data)]
+
+
+def encode_payload(data: EventData) -> bytes:
+    """The JSON bytes that the ledger stores and the commitment covers."""
+    return _encode(data)
+
+
+def decode_payload(type_name: str, schema: int, payload: bytes) -> EventData:
+    """Read a stored payload, through the upcasters where its schema is an old one.
+
+    Raises:
+        UnknownEvent: the type is unknown, its schema newer than ours, or the payload not of its form.
+    """
+    decode = _decoders.get(type_name)
+    if decode is None:
+        raise UnknownEvent(f"event type {type_name!r} is unknown")
+    try:
+        while schema != SCHEMAS[type_name]:
+            payload = UPCASTERS[type_name, schema](payload)
+            schema += 1
+        return decode(payload)
+    except KeyError:
+        raise UnknownEvent(f"schema {schema} of event type {type_name!r} is unknown") from None
+    except msgspec.DecodeError as error:
+        raise UnknownEvent(f"payload of {type_name!r} cannot be read: {error}") from error

@@ -1,0 +1,153 @@
+"""What a client or an import file says, checked and turned into what the ledger keeps."""
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from service.clock import format_us, parse_us
+from service.errors import InvalidRequest, TooLarge
+from service.events import Message, MessageFields
+from service.ids import is_id, new_id
+from service.jsontext import compact
+from service.settings import Settings
+from service.state import NO_TRAITS
+
+
+class MessageInput(MessageFields, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A message as it comes in: any in the OpenAI chat-completions form. A null id or time is none."""
+
+    id: str | None | UnsetType = UNSET
+    created_at: str | None | UnsetType = UNSET
+
+
+class _ContentPart(msgspec.Struct):
+    type: str
+
+
+class _AnyObject(msgspec.Struct):
+    pass
+
+
+_check_parts = msgspec.json.Decoder(list[_ContentPart]).decode
+_check_objects = msgspec.json.Decoder(list[_AnyObject]).decode
+
+# Besides its words, what an assistant's message may consist of (OpenAI: content is optional beside these).
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "audio", "refusal")
+
+
+def accept_message(given: MessageInput, *, field: str) -> Message:
+    """The message that the ledger keeps for *given*; `field` is where it stood, for errors.
+
+    Raises:
+        InvalidRequest: a member has a form that the contract does not allow.
+    """
+    return Message(
+        id=_accept_id(given.id, field=f"{field}.id"),
+        created_at=_accept_time(given.created_at, field=f"{field}.created_at"),
+        role=given.role,
+        content=_accept_content(given, field=f"{field}.content"),
+        name=given.name,
+        tool_calls=_accept_array(given.tool_calls, field=f"{field}.tool_calls"),
+        tool_call_id=given.tool_call_id,
+        parent_id=given.parent_id,
+        metadata=accept_object(given.metadata, field=f"{field}.metadata"),
+        refusal=given.refusal,
+        audio=accept_object(given.audio, field=f"{field}.audio"),
+        function_call=accept_object(given.function_call, field=f"{field}.function_call"),
+        annotations=_accept_array(given.annotations, field=f"{field}.annotations"),
+    )
+
+
+def accept_messages(given: Sequence[MessageInput], *, field: str) -> tuple[Message, ...]:
+    """Each of a batch's messages as `accept_message` takes it; ids that come twice are refused."""
+    accepted = tuple(
+        accept_message(message, field=f"{field}[{number}]") for number, message in enumerate(given)
+    )
+    seen: set[str] = set()
+    for number, message in enumerate(accepted):
+        if message.id in seen:
+            raise InvalidRequest("The batch has this message id twice.", field=f"{field}[{number}].id")
+        seen.add(message.id)
+    return accepted
+
+
+def accept_session_id(given: str | None, *, field: str = "$.id") -> str:
+    """The id of a new session: the client's, or a new one."""
+    return _accept_id(given, field=field)
+
+
+def accept_traits(given: Raw | None, *, field: str = "$.traits") -> Raw:
+    """A session's traits: an object; none or null is an empty one."""
+    if given is None or bytes(given) == b"null":
+        return Raw(NO_TRAITS)
+    accepted = accept_object(given, field=field)
+    return Raw(NO_TRAITS) if accepted is UNSET else accepted
+
+
+def check_session_size(
+    settings: Settings, *, title: str | None, user_id: str | None, traits: bytes | Raw
+) -> None:
+    """Refuse a session whose own members are too much.
+
+    Raises:
+        TooLarge: title, user id and traits have more than `session_bytes_max` bytes together.
+    """
+    size = len(bytes(traits)) + len((title or "").encode()) + len((user_id or "").encode())
+    if size > settings.session_bytes_max:
+        raise TooLarge("session's title, user_id and traits", limit_bytes=settings.session_bytes_max)
+
+
+def accept_object(given: Raw | UnsetType, *, field: str) -> Raw | UnsetType:
+    """An object or null, without white space between its tokens."""
+    if given is UNSET:
+        return UNSET
+    if bytes(given)[:1] not in b"{n":
+        raise InvalidRequest("Expected an object or null.", field=field)
+    return compact(given)
+
+
+def _accept_id(given: str | None | UnsetType, *, field: str) -> str:
+    if not isinstance(given, str):
+        return new_id()
+    if not is_id(given):
+        raise InvalidRequest("An id is 1 to 128 of the characters A-Z a-z 0-9 . _ : -", field=field)
+    return given
+
+
+def _accept_time(given: str | None | UnsetType, *, field: str) -> str | UnsetType:
+    if not isinstance(given, str):
+        return UNSET
+    try:
+        return format_us(parse_us(given))
+    except ValueError as error:
+        raise InvalidRequest(f"Not a time: {error}.", field=field) from None
+
+
+def _accept_content(given: MessageInput, *, field: str) -> Raw | UnsetType:
+    content = given.content
+    if content is UNSET:
+        if given.role == "assistant" and any(getattr(given, name) is not UNSET for name in _INSTEAD_OF_CONTENT):
+            return UNSET
+        raise InvalidRequest("A message has a content: a string, null or an array of parts.", field=field)
+    text = bytes(content)
+    if text[:1] == b"[":
+        _check(_check_parts, text, "Expected an array of content parts: objects with a `type`", field=field)
+        return compact(content)
+    if text[:1] not in b'"n':
+        raise InvalidRequest("Expected a string, null or an array of content parts.", field=field)
+    return content
+
+
+def _accept_array(given: Raw | UnsetType, *, field: str) -> Raw | UnsetType:
+    if given is UNSET or bytes(given) == b"null":
+        return given
+    _check(_check_objects, bytes(given), "Expected an array of objects, or null", field=field)
+    return compact(given)
+
+
+def _check(decode: object, text: bytes, expected: str, *, field: str) -> None:
+    try:
+        decode(text)  # type: ignore[operator]  # a bound Decoder.decode
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"{expected} ({error}).", field=field) from None

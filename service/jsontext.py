@@ -1,0 +1,96 @@
+"""JSON that is kept as its sender wrote it: what is checked before, and how two such texts compare or merge.
+
+A message's content is never taken apart and put together again: its bytes are stored, so numbers come back digit
+for digit and text to the code point. `msgspec` checks the grammar (RFC 8259) of what it passes over; the checks
+here are for what it does not look at.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from itertools import accumulate
+
+import msgspec
+
+from service.errors import InvalidRequest
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_LONE_SURROGATE = re.compile(
+    rb"(?<!\\)(?:\\\\)*\\u(?:d[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|d[c-f][0-9a-f]{2})", re.IGNORECASE
+)
+_PAIR = re.compile(rb"(?<!\\)((?:\\\\)*)\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}", re.IGNORECASE)
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in _STEP)
+
+_objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def check_text(text: bytes, *, depth_max: int) -> None:
+    """Refuse what the JSON decoder would let pass in parts that it does not decode.
+
+    Raises:
+        InvalidRequest: *text* is not UTF-8 (RFC 8259 section 8.1), holds the character NUL (no shell, C or
+            SQL tool reads on behind it), or nests deeper than *depth_max* arrays and objects.
+    """
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"Not UTF-8: byte {error.start} cannot be decoded.") from None
+    if b"\\u0000" in text and _ESCAPED_NUL.search(text):
+        raise InvalidRequest("The character NUL (\\u0000) is not accepted in any string.")
+    if text.count(b"[") + text.count(b"{") > depth_max:
+        brackets = _STRING.sub(b"", text).translate(None, _NO_BRACKETS)
+        if max(accumulate(_STEP[bracket] for bracket in brackets), default=0) > depth_max:
+            raise InvalidRequest(f"Arrays and objects nest deeper than {depth_max}.")
+
+
+def explain_malformed(text: bytes, error: msgspec.DecodeError) -> InvalidRequest:
+    """The refusal of a *text* that is no JSON, in words that hold for what is wrong with it."""
+    if _LONE_SURROGATE.search(_PAIR.sub(rb"\1", text)):
+        return InvalidRequest("A \\u escape is half of a surrogate pair: it stands for no character.")
+    return InvalidRequest(f"Malformed JSON: {error}.")
+
+
+def compact(text: bytes | msgspec.Raw) -> msgspec.Raw:
+    """The same JSON without white space between its tokens: it has to fit on a line of an export."""
+    return msgspec.Raw(msgspec.json.format(bytes(text), indent=-1))
+
+
+def _number(digits: str) -> tuple[str, Decimal | str]:
+    # Tagged, because Python holds True == 1 and JSON does not.
+    try:
+        return ("number", Decimal(digits))
+    except InvalidOperation:  # an exponent of more than 18 digits
+        return ("number", digits)
+
+
+def same_json(one: bytes | msgspec.Raw, other: bytes | msgspec.Raw) -> bool:
+    """Whether two JSON texts have the same value: escapes, white space, member order and 1 or 1.0 aside."""
+    one, other = bytes(one), bytes(other)
+    if one == other:
+        return True
+    first, second = (
+        json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
+        for text in (one, other)
+    )
+    return bool(first == second)
+
+
+def merge_patch(target: bytes | msgspec.Raw, patch: bytes | msgspec.Raw) -> msgspec.Raw:
+    """Apply a JSON merge patch (RFC 7396 section 2) to *target*; values that it does not name keep their bytes."""
+    patch_bytes = bytes(patch)
+    if not patch_bytes.startswith(b"{"):
+        return msgspec.Raw(patch_bytes)
+    target_bytes = bytes(target)
+    merged: dict[str, msgspec.Raw] = {}
+    if target_bytes.startswith(b"{"):
+        merged.update(_objects.decode(target_bytes))
+    changes: Mapping[str, msgspec.Raw] = _objects.decode(patch_bytes)
+    for name, change in changes.items():
+        if bytes(change) == b"null":
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name, b"null"), change)
+    return msgspec.Raw(msgspec.json.encode(merged))

@@ -1,0 +1,212 @@
+"""The ledger's rows: sealing events with their leaves, writing them, and reading them back."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from service import database
+from service.database import Connection
+from service.errors import LedgerDamaged
+from service.events import SCHEMAS, Event, UnknownEvent, decode_payload, encode_payload
+from service.merkle import SALT_BYTES, LeafRecord, commitment, leaf_hash
+
+CHECKED_AT_START = 100
+"""The newest events whose leaves are computed again on each start: enough to see a cut or foreign tail."""
+
+_HEAD = "SELECT position, leaf FROM events ORDER BY position DESC LIMIT 1"
+_IDENTITY = "SELECT id FROM ledger"
+_FIND_STREAM = "SELECT key FROM streams WHERE tenant_id = ? AND session_id = ?"
+_STREAM_VERSION = "SELECT max(version) FROM events WHERE stream = ?"
+_INSERT_STREAM = "INSERT INTO streams (tenant_id, session_id) VALUES (?, ?) RETURNING key"
+_INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+_COLUMNS = """SELECT e.position, e.stream, s.tenant_id, s.session_id, e.version, e.type, e.recorded_at, e.actor,
+  e.request_id, e.schema, e.payload, e.salt, e.leaf FROM events AS e JOIN streams AS s ON s.key = e.stream"""
+_READ_AFTER = f"{_COLUMNS} WHERE e.position > ? ORDER BY e.position LIMIT ?"
+_READ_STREAM = f"{_COLUMNS} WHERE e.stream = ? AND e.version > ? AND e.version <= ? ORDER BY e.version LIMIT ?"
+_READ_POSITIONS = f"{_COLUMNS} WHERE e.position IN (SELECT value FROM json_each(?)) ORDER BY e.position"
+_VERSION_AT = "SELECT max(version) FROM events WHERE stream = ? AND recorded_at <= ?"
+
+_LAST_VERSION = 2**63 - 1
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The newest event's position and leaf; 0 and no bytes for an empty ledger."""
+
+    position: int
+    leaf: bytes
+
+
+class Record(msgspec.Struct, frozen=True):
+    """An event as it lies in the ledger: `payload` and `salt` are None once erased."""
+
+    event: Event
+    schema: int
+    payload: bytes | None
+    salt: bytes | None
+    leaf: bytes
+
+
+def seal(event: Event) -> Record:
+    """Encode *event*'s payload, commit to it under a fresh salt, and compute its leaf."""
+    if event.data is None:
+        raise ValueError("an event without payload cannot be written")
+    schema = SCHEMAS[event.type]
+    payload = encode_payload(event.data)
+    salt = os.urandom(SALT_BYTES)
+    leaf = leaf_of(event, schema, commitment(salt, payload))
+    return Record(event, schema, payload, salt, leaf)
+
+
+def leaf_of(event: Event, schema: int, committed: bytes) -> bytes:
+    """The leaf of *event*, whose payload has the commitment *committed*."""
+    return leaf_hash(
+        LeafRecord(
+            actor=event.actor,
+            commitment=committed.hex(),
+            position=event.position,
+            recorded_at=event.recorded_at,
+            request_id=event.request_id,
+            schema=schema,
+            session=event.session_id,
+            tenant=event.tenant_id,
+            type=event.type,
+            version=event.version,
+        )
+    )
+
+
+def write(connection: Connection, records: Sequence[Record]) -> None:
+    """Write *records* as one run. The caller holds the write transaction and has assigned the positions.
+
+    Who assigns a position and who writes it are kept apart: a node that follows another one's ledger writes
+    records that it did not number. The guards in the schema refuse a gap, whoever numbered them.
+    """
+    connection.executemany(
+        _INSERT_EVENT,
+        [
+            (
+                record.event.position,
+                record.event.stream,
+                record.event.version,
+                record.event.type,
+                record.schema,
+                record.event.recorded_at,
+                record.event.actor,
+                record.event.request_id,
+                record.payload,
+                record.salt,
+                record.leaf,
+            )
+            for record in records
+        ],
+    )
+
+
+def identity(connection: Connection) -> str:
+    """The UUID that the ledger was made with."""
+    return str(connection.execute(_IDENTITY).get)
+
+
+def head(connection: Connection) -> Head:
+    """The newest event."""
+    row = connection.execute(_HEAD).fetchone()
+    return Head(0, b"") if row is None else Head(row[0], row[1])
+
+
+def leaf_at(connection: Connection, position: int) -> bytes | None:
+    """The leaf of the event at *position*, or None where there is none."""
+    row = connection.execute("SELECT leaf FROM events WHERE position = ?", (position,)).fetchone()
+    return None if row is None else row[0]
+
+
+def find_stream(connection: Connection, tenant_id: str, session_id: str) -> int | None:
+    """The key of a session's stream, deleted ones included, or None where there never was one."""
+    row = connection.execute(_FIND_STREAM, (tenant_id, session_id)).fetchone()
+    return None if row is None else row[0]
+
+
+def create_stream(connection: Connection, tenant_id: str, session_id: str) -> int:
+    """Make the stream of a new session and return its key."""
+    key = connection.execute(_INSERT_STREAM, (tenant_id, session_id)).get
+    return int(key)
+
+
+def version_of(connection: Connection, stream: int) -> int:
+    """The version of a stream: its last event's, 0 without events."""
+    return int(connection.execute(_STREAM_VERSION, (stream,)).get or 0)
+
+
+def version_at(connection: Connection, stream: int, time_us: int) -> int:
+    """The newest version that was recorded at or before *time_us*; 0 if none was.
+
+    Clocks can jump back, so the events up to it may bear later times: order is position, never a clock.
+    """
+    return int(connection.execute(_VERSION_AT, (stream, time_us)).get or 0)
+
+
+def read_after(connection: Connection, position: int, limit: int) -> list[Event]:
+    """Up to *limit* events behind *position*, in order.
+
+    Raises:
+        LedgerDamaged: positions have a gap, or a payload cannot be read.
+    """
+    events = [_record(row).event for row in connection.execute(_READ_AFTER, (position, limit))]
+    if events and events[-1].position != position + len(events):
+        raise LedgerDamaged(f"The ledger's positions have a gap behind {position}.")
+    return events
+
+
+def read_stream(
+    connection: Connection,
+    stream: int,
+    *,
+    after_version: int = 0,
+    to_version: int = _LAST_VERSION,
+    limit: int = -1,
+) -> Iterator[Record]:
+    """The records of one stream in order, from behind *after_version* to *to_version*, at most *limit*."""
+    for row in connection.execute(_READ_STREAM, (stream, after_version, to_version, limit)):
+        yield _record(row)
+
+
+def read_positions(connection: Connection, positions: Sequence[int]) -> list[Record]:
+    """The records at *positions*, in order of position."""
+    wanted = msgspec.json.encode(positions).decode()
+    return [_record(row) for row in connection.execute(_READ_POSITIONS, (wanted,))]
+
+
+def _record(row: tuple) -> Record:  # type: ignore[type-arg]  # a row of _COLUMNS
+    position, stream, tenant, session, version, kind, recorded_at, actor, request_id, schema, payload, salt, leaf = row
+    try:
+        data = None if payload is None else decode_payload(kind, schema, payload)
+    except UnknownEvent as error:
+        raise LedgerDamaged(f"The event at position {position} cannot be read: {error}.") from error
+    event = Event(position, stream, tenant, session, version, kind, recorded_at, actor, request_id, data)
+    return Record(event, schema, payload, salt, leaf)
+
+
+def check_tail(connection: Connection) -> None:
+    """Compute the leaves of the newest events again, as a quick look at each start; `verify` reads all.
+
+    Raises:
+        LedgerDamaged: a leaf does not match its event, or positions have a gap.
+    """
+    newest = head(connection).position
+    first = max(0, newest - CHECKED_AT_START)
+    expected = first
+    try:
+        rows = connection.execute(_READ_AFTER, (first, CHECKED_AT_START)).fetchall()
+    except database.SQLError as error:
+        raise LedgerDamaged("The ledger's newest events cannot be read; it was left as it is.") from error
+    for row in rows:
+        record = _record(row)
+        expected += 1
+        if record.event.position != expected:
+            raise LedgerDamaged(f"The ledger has no event at position {expected}; it was left as it is.")
+        if record.payload is None or record.salt is None:
+            continue
+        if leaf_of(record.event, record.schema, commitment(record.salt, record.payload)) != record.leaf:
+            raise LedgerDamaged(f"The event at position {expected} does not match its leaf; it was left as it is.")
+

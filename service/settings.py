@@ -1,0 +1,112 @@
+"""All settings and limits: one frozen value, read from the environment and `.env`.
+
+The environment wins over `.env`. Every limit names its unit (rule 11); docs/operations.md documents each one
+and a test compares the two lists.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from dotenv import dotenv_values
+from msgspec import Meta
+
+from service.errors import SettingsError
+
+MEMORY = ":memory:"
+PREFIX = "CHATLEDGER_"
+
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one process.
+
+    Each is read from the variable of its name in upper case behind `CHATLEDGER_`, but for `database_path`,
+    which is `DATABASE_PATH` as in the store that chatledger replaces.
+    """
+
+    database_path: str = "./data/ledger.db"
+    """The ledger's file; its folder is made. `:memory:` keeps everything in memory."""
+    host: str = "127.0.0.1"
+    """The address to serve on. Without API keys only loopback addresses are accepted."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    """The TCP port to serve on; 0 takes a free one and prints it."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level that is logged; `info` has a line for each request."""
+    projections: str = ""
+    """Further projections as `module:name`, separated by commas."""
+    allow_network_filesystem: bool = False
+    """Serve a ledger on a network file system although SQLite's locks may not hold there."""
+
+    body_bytes_max: Positive = 16 * 1024 * 1024
+    """The largest request body, in bytes; beyond it 413."""
+    message_bytes_max: Positive = 1024 * 1024
+    """The largest message, in bytes of its JSON; beyond it 413."""
+    session_bytes_max: Positive = 64 * 1024
+    """The most bytes that a session's title, user id and traits take together as JSON; beyond it 413."""
+    json_depth_max: Annotated[int, Meta(ge=8, le=200)] = 100
+    """The deepest nesting of arrays and objects in a request body; beyond it 400."""
+    batch_messages_max: Annotated[int, Meta(ge=1, le=1000)] = 1000
+    """The most messages in one request; beyond it 400. The contract's ceiling is 1000."""
+    fork_events_max: Positive = 100_000
+    """The most events of a session that can be forked; beyond it 400."""
+    queue_commands_max: Positive = 2048
+    """The most commands that wait for the writer; beyond it 503."""
+    queue_bytes_max: Positive = 256 * 1024 * 1024
+    """The most bytes of request bodies that wait for the writer; beyond it 503."""
+    group_commands_max: Positive = 512
+    """The most commands that one ledger transaction takes."""
+    readers: Annotated[int, Meta(ge=1, le=64)] = 4
+    """The number of read-only connections."""
+    queue_reads_max: Positive = 1024
+    """The most reads that run or wait for a reader; beyond it 503."""
+    read_timeout_ms: Positive = 5000
+    """The longest time that one read may take in SQLite; beyond it 503."""
+    busy_timeout_ms: Positive = 5000
+    """How long a connection waits for another one's lock."""
+    wal_checkpoint_pages: Positive = 4000
+    """Pages of 8 KiB in a write-ahead log at which it is copied back into its database."""
+    idempotency_days: Annotated[int, Meta(ge=7)] = 30
+    """How long an Idempotency-Key is remembered, in days; the contract's floor is 7."""
+    shutdown_timeout_ms: Positive = 10_000
+    """How long a stop waits for answers that are under way."""
+    import_line_bytes_max: Positive = 256 * 1024 * 1024
+    """The longest line of an import file, in bytes: one session, held in memory whole."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether nothing is kept in files."""
+        return self.database_path == MEMORY
+
+
+def variable_of(field: str) -> str:
+    """The name of the environment variable that sets *field*."""
+    return "DATABASE_PATH" if field == "database_path" else PREFIX + field.upper()
+
+
+def load_settings(environment: Mapping[str, str] | None = None, *, dotenv: Path = Path(".env")) -> Settings:
+    """Read the settings from *environment* (the process's by default) over the file *dotenv*, if it exists.
+
+    Raises:
+        SettingsError: a variable has a wrong value, or one behind our prefix is unknown (a typing error
+            would otherwise go unnoticed).
+    """
+    found: dict[str, str | None] = dict(dotenv_values(dotenv)) if dotenv.is_file() else {}
+    found.update(os.environ if environment is None else environment)
+    fields = {variable_of(field.name): field for field in msgspec.structs.fields(Settings)}
+    for name in found:
+        if name.startswith(PREFIX) and name not in fields:
+            raise SettingsError(f"{name} is not a setting of chatledger; see docs/operations.md.")
+    values: dict[str, object] = {}
+    for name, field in fields.items():
+        text = found.get(name)
+        if text is None or text == "":
+            continue
+        try:
+            values[field.name] = msgspec.convert(text, field.type, strict=False)
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"{name}={text!r} is not valid: {error}.") from error
+    return Settings(**values)  # type: ignore[arg-type]  # each was converted to its field's type

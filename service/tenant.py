@@ -1,0 +1,308 @@
+"""All that one caller can reach: reads and writes bound to its tenant (rule 8).
+
+No handler holds a connection or a writer, only one of these; every query below it starts from `self.tenant_id`.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import msgspec
+
+from projections import feed, history, messages, sessions
+from service import ledger
+from service.clock import format_us
+from service.commands import Command, ForkSession
+from service.committer import Committed, Submission
+from service.database import Connection
+from service.documents import event_document, message_document
+from service.errors import InvalidRequest, NotFound
+from service.events import Event, ForkedFrom, Message, MessageAppended, MessageRemoved, SessionCreated
+from service.idempotency import Answer, IdempotencyKey
+from service.ledger import Record
+from service.readers import Readers
+from service.settings import Settings
+from service.state import NO_TRAITS, SessionState, evolve
+from service.writer import Writer
+
+
+class Written(msgspec.Struct, frozen=True):
+    """The answer to a command: the session's version and state behind it, and the messages that it names."""
+
+    version: int
+    state: SessionState | None
+    messages: list[bytes] | None
+    replayed: bool = False
+
+
+class SessionView(msgspec.Struct, frozen=True):
+    """A session and, if asked for, its newest messages, oldest first."""
+
+    state: SessionState
+    messages: list[bytes]
+    has_earlier: bool
+
+
+class MessagePage(msgspec.Struct, frozen=True):
+    """Messages of one session at its `version`."""
+
+    version: int
+    messages: list[bytes]
+    has_more: bool
+
+
+class EventPage(msgspec.Struct, frozen=True):
+    """Events, and the version (of a session) or position (of the ledger) of the last one of them."""
+
+    events: list[bytes]
+    last: int
+    has_more: bool
+    version: int = 0
+
+
+class Tenant:
+    """One caller's view of the service: made for each request."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: str,
+        actor: str,
+        request_id: str,
+        settings: Settings,
+        writer: Writer,
+        readers: Readers,
+    ) -> None:
+        self.tenant_id = tenant_id
+        self.actor = actor
+        self.request_id = request_id
+        self._settings = settings
+        self._writer = writer
+        self._readers = readers
+
+    async def write(
+        self,
+        session_id: str,
+        command: Command,
+        *,
+        size_bytes: int,
+        expected_version: int | None = None,
+        idempotency_key: IdempotencyKey | None = None,
+    ) -> Written:
+        """Hand *command* to the writer and wait until it is durable and readable.
+
+        Raises:
+            DomainError: it was refused, or the storage failed.
+        """
+        submission = Submission(
+            tenant_id=self.tenant_id,
+            session_id=session_id,
+            actor=self.actor,
+            command=command,
+            request_id=self.request_id,
+            expected_version=expected_version,
+            idempotency_key=idempotency_key,
+        )
+        outcome = await self._writer.submit(submission, size_bytes=size_bytes)
+        if isinstance(outcome, Committed):
+            return Written(outcome.version, outcome.state, outcome.messages)
+        answer = outcome.answer
+        return await self._readers.run(lambda _views, ledger_db: _answer_again(ledger_db, answer))
+
+    async def session(self, session_id: str, *, newest: int) -> SessionView:
+        """The session with its *newest* messages.
+
+        Raises:
+            NotFound: readers see no such session.
+        """
+
+        def query(views: Connection, _ledger: Connection) -> SessionView:
+            return _view(views, _visible(views, self.tenant_id, session_id), newest)
+
+        return await self._readers.run(query)
+
+    async def session_as_of(
+        self, session_id: str, *, newest: int, version: int | None = None, time_us: int | None = None
+    ) -> SessionView:
+        """The same answer as it was at *version*, or at the newest version recorded by *time_us*.
+
+        Raises:
+            NotFound: there was no such session then.
+        """
+
+        def query(_views: Connection, ledger_db: Connection) -> SessionView:
+            stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
+            if stream is None:
+                raise NotFound("session")
+            wanted = ledger.version_at(ledger_db, stream, time_us) if version is None else version or 0
+            if not 1 <= wanted <= ledger.version_of(ledger_db, stream):
+                raise NotFound("version of this session")
+            past = history.replay(_events(ledger_db, stream, wanted))
+            try:
+                return _view(past, _visible(past, self.tenant_id, session_id), newest)
+            finally:
+                past.close()
+
+        if time_us is None and version is None:
+            raise ValueError("a version or a time is needed")
+        return await self._readers.run(query)
+
+    async def sessions_page(
+        self, *, user_id: str | None, archived: bool | None, before_position: int, limit: int
+    ) -> list[SessionState]:
+        """Up to *limit* sessions, last active first, from before a position on."""
+        return await self._readers.run(
+            lambda views, _ledger: sessions.page(
+                views,
+                self.tenant_id,
+                user_id=user_id,
+                archived=archived,
+                before_position=before_position,
+                limit=limit,
+            )
+        )
+
+    async def messages_page(
+        self, session_id: str, *, after: int | None, before: int | None, limit: int, newest_first: bool
+    ) -> MessagePage:
+        """Up to *limit* messages of a session between two numbers, exclusive."""
+
+        def query(views: Connection, _ledger: Connection) -> MessagePage:
+            state = _visible(views, self.tenant_id, session_id)
+            found = messages.page(
+                views,
+                state.stream,
+                after=messages.FIRST if after is None else after,
+                before=messages.LAST if before is None else before,
+                limit=limit + 1,
+                newest_first=newest_first,
+            )
+            return MessagePage(state.version, found[:limit], len(found) > limit)
+
+        return await self._readers.run(query)
+
+    async def message(self, session_id: str, message_id: str) -> tuple[int, bytes]:
+        """The session's version and one message."""
+
+        def query(views: Connection, _ledger: Connection) -> tuple[int, bytes]:
+            state = _visible(views, self.tenant_id, session_id)
+            found = messages.find(views, state.stream, message_id)
+            if found is None:
+                raise NotFound("message")
+            return state.version, found
+
+        return await self._readers.run(query)
+
+    async def session_events(self, session_id: str, *, after: int, limit: int) -> EventPage:
+        """A session's events behind a version, deleted sessions included.
+
+        Raises:
+            NotFound: there never was such a session.
+        """
+
+        def query(_views: Connection, ledger_db: Connection) -> EventPage:
+            stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
+            if stream is None:
+                raise NotFound("session")
+            records = list(ledger.read_stream(ledger_db, stream, after_version=after, limit=limit + 1))
+            shown = records[:limit]
+            last = shown[-1].event.version if shown else after
+            version = ledger.version_of(ledger_db, stream)
+            return EventPage([_document(record) for record in shown], last, len(records) > limit, version)
+
+        return await self._readers.run(query)
+
+    async def events(self, *, after: int, limit: int, event_type: str | None) -> EventPage:
+        """The tenant's events behind a position, in ledger order."""
+
+        def query(views: Connection, ledger_db: Connection) -> EventPage:
+            positions = feed.positions(views, self.tenant_id, after=after, limit=limit + 1, event_type=event_type)
+            records = ledger.read_positions(ledger_db, positions[:limit])
+            last = records[-1].event.position if records else after
+            return EventPage([_document(record) for record in records], last, len(positions) > limit)
+
+        return await self._readers.run(query)
+
+    async def fork_of(
+        self, source_id: str, *, version: int | None, title: str | None
+    ) -> ForkSession:
+        """The command that copies a session as of *version*, or as it is now.
+
+        Raises:
+            NotFound: readers see no such session.
+            InvalidRequest: it was never at that version, or has too many messages.
+        """
+
+        def query(views: Connection, ledger_db: Connection) -> ForkSession:
+            state = _visible(views, self.tenant_id, source_id)
+            wanted = state.version if version is None else version
+            if not 1 <= wanted <= state.version:
+                raise InvalidRequest(f"The session is at version {state.version}.", field="$.version")
+            events = list(islice(_events(ledger_db, state.stream, wanted), self._settings.fork_events_max + 1))
+            if len(events) > self._settings.fork_events_max:
+                raise InvalidRequest(
+                    f"The session has more than {self._settings.fork_events_max} events: too many to fork.",
+                    field="$.version",
+                )
+            return _fork(ForkedFrom(source_id, wanted), events, title)
+
+        return await self._readers.run(query)
+
+
+def _visible(views: Connection, tenant_id: str, session_id: str) -> SessionState:
+    state = sessions.find(views, tenant_id, session_id)
+    if state is None:
+        raise NotFound("session")
+    return state
+
+
+def _view(views: Connection, state: SessionState, newest: int) -> SessionView:
+    found = messages.page(views, state.stream, limit=newest + 1, newest_first=True)
+    return SessionView(state, found[:newest][::-1], len(found) > newest)
+
+
+def _events(ledger_db: Connection, stream: int, to_version: int) -> Iterator[Event]:
+    return (record.event for record in ledger.read_stream(ledger_db, stream, to_version=to_version))
+
+
+def _document(record: Record) -> bytes:
+    return event_document(record.event, schema=record.schema, payload=record.payload, leaf=record.leaf)
+
+
+def _answer_again(ledger_db: Connection, answer: Answer) -> Written:
+    """The first answer of a command, made from the ledger: what came later does not show in it."""
+    if answer.positions is None:
+        state = evolve(None, list(_events(ledger_db, answer.stream, answer.version)))
+        if state is None:
+            raise NotFound("session")
+        return Written(answer.version, state, None, replayed=True)
+    documents = {}
+    for record in ledger.read_positions(ledger_db, answer.positions):
+        if isinstance(record.event.data, MessageAppended):
+            documents[record.event.position] = message_document(record.event, record.event.data)
+    if len(documents) < len(set(answer.positions)):
+        raise NotFound("message")
+    return Written(answer.version, None, [documents[position] for position in answer.positions], replayed=True)
+
+
+def _fork(source: ForkedFrom, events: list[Event], title: str | None) -> ForkSession:
+    state = evolve(None, events)
+    if state is None:
+        raise NotFound("version of this session")
+    copies: dict[str, Message] = {}
+    for event in events:
+        data = event.data
+        if isinstance(data, MessageAppended):
+            # The copy says when the message was made, not when it was copied.
+            made = data.message.created_at
+            created_at = made if isinstance(made, str) else format_us(event.recorded_at)
+            copies[data.message.id] = msgspec.structs.replace(data.message, created_at=created_at)
+        elif isinstance(data, MessageRemoved):
+            del copies[data.message_id]
+    created = SessionCreated(
+        user_id=state.user_id,
+        title=state.title if title is None else title,
+        traits=msgspec.UNSET if state.traits == NO_TRAITS else msgspec.Raw(state.traits),
+        forked_from=source,
+    )
+    return ForkSession(source=source, created=created, messages=tuple(copies.values()))
+

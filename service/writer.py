@@ -1,0 +1,210 @@
+"""The writer thread: all that waits goes into one transaction (group commit).
+
+Requests come from the event loop; their outcomes go back to it with one wake-up for each group, not one for each
+request. Under load the groups grow by themselves: while one is synced, the next one gathers.
+"""
+
+import asyncio
+import enum
+import threading
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+from typing import TypeAlias
+
+import msgspec
+import structlog
+
+from service import database, ledger
+from service.clock import now_us
+from service.committer import Committed, Committer, Outcome, Replayed, Submission
+from service.errors import DomainError, OutcomeUnknown, Overloaded, RefusedToStart, StorageFull
+from service.settings import Settings
+
+log = structlog.get_logger("chatledger.writer")
+
+Failure: TypeAlias = BaseException
+
+
+class _Waiting(msgspec.Struct, frozen=True):
+    submission: Submission
+    size_bytes: int
+    future: "asyncio.Future[Committed | Replayed]"
+
+
+class _Signal(enum.Enum):
+    STOP = enum.auto()
+    REPAIR = enum.auto()
+
+
+class WriterStats:
+    """Counters of the writer, for /metrics. Written by one thread, read by any."""
+
+    def __init__(self) -> None:
+        self.groups = 0
+        self.commands = 0
+        self.events = 0
+        self.failures = 0
+        self.commit_us = 0
+
+
+class Writer:
+    """One thread with the committer, and the bounded queue before it."""
+
+    def __init__(self, committer: Committer, settings: Settings) -> None:
+        self.stats = WriterStats()
+        self._committer = committer
+        self._settings = settings
+        self._queue: SimpleQueue[_Waiting | _Signal] = SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._closing = False
+        self._repairing = False
+        # Both are touched by the loop's thread only.
+        self._waiting_commands = 0
+        self._waiting_bytes = 0
+
+    def start(self) -> None:
+        """Start the thread. Call it from the event loop that requests come from."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive() and not self._closing
+
+    @property
+    def queue_length(self) -> int:
+        """The commands whose outcome is not known yet."""
+        return self._waiting_commands
+
+    async def submit(self, submission: Submission, *, size_bytes: int) -> Committed | Replayed:
+        """Wait for *submission* to be durable and readable. Cancelling the wait does not cancel the write.
+
+        Raises:
+            DomainError: it was refused, the queue is full, or the storage failed.
+        """
+        settings = self._settings
+        if self._closing or self._loop is None:
+            raise Overloaded("The service is stopping.")
+        if (
+            self._waiting_commands >= settings.queue_commands_max
+            or self._waiting_bytes + size_bytes > settings.queue_bytes_max
+        ):
+            raise Overloaded("The queue of writes is full.")
+        future: asyncio.Future[Committed | Replayed] = self._loop.create_future()
+        self._waiting_commands += 1
+        self._waiting_bytes += size_bytes
+        self._queue.put(_Waiting(submission, size_bytes, future))
+        return await future
+
+    def repair(self) -> None:
+        """Have the views built anew from the ledger, between two groups. Callable from any thread."""
+        if not self._repairing:
+            self._repairing = True
+            self._queue.put(_Signal.REPAIR)
+
+    async def close(self) -> None:
+        """Commit all that was accepted, then end the thread and close the files."""
+        self._closing = True
+        self._queue.put(_Signal.STOP)
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._committer.close)
+
+    def _run(self) -> None:
+        while True:
+            group, signal = self._gather()
+            if group:
+                outcomes = self._commit([waiting.submission for waiting in group])
+                self._hand_back(group, outcomes)
+            if signal is _Signal.REPAIR:
+                self._rebuild()
+            elif signal is _Signal.STOP:
+                return
+
+    def _gather(self) -> tuple[list[_Waiting], _Signal | None]:
+        """Wait for a command or a signal, then take all commands that wait behind it, up to the next signal."""
+        group: list[_Waiting] = []
+        found = self._queue.get()
+        while True:
+            if isinstance(found, _Signal):
+                return group, found
+            group.append(found)
+            if len(group) == self._settings.group_commands_max:
+                return group, None
+            try:
+                found = self._queue.get_nowait()
+            except Empty:
+                return group, None
+
+    def _rebuild(self) -> None:
+        try:
+            self._committer.views.rebuild(self._committer.ledger)
+            log.warning("views rebuilt", reason="damaged")
+        except Exception:
+            # The views stay as they are, reads that meet the damage go on failing, /health/ready says so.
+            log.exception("views could not be rebuilt")
+        self._repairing = False
+
+    def _hand_back(self, group: list[_Waiting], outcomes: Sequence[Outcome | Failure]) -> None:
+        def deliver() -> None:
+            for waiting, outcome in zip(group, outcomes, strict=True):
+                self._waiting_commands -= 1
+                self._waiting_bytes -= waiting.size_bytes
+                if waiting.future.done():  # its request was cancelled; the write stands
+                    continue
+                if isinstance(outcome, BaseException):
+                    waiting.future.set_exception(outcome)
+                else:
+                    waiting.future.set_result(outcome)
+
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(deliver)
+
+    def _commit(self, submissions: Sequence[Submission]) -> Sequence[Outcome | Failure]:
+        """Commit a group; a failure of the storage is the outcome of each of its commands."""
+        before = self._committer.views.position
+        started_us = now_us()
+        try:
+            outcomes: Sequence[Outcome | Failure] = self._committer.commit(submissions)
+        except DomainError as error:
+            self._note_failure(error)
+            self._repair_if_damaged(error.__cause__)
+            outcomes = [error] * len(submissions)
+        except database.CommitFailed as error:
+            self._note_failure(error)
+            outcomes = [self._recover(error)] * len(submissions)
+        except Exception as error:
+            # Damaged views, or a fault of ours. The transaction was rolled back, and the thread must live on.
+            log.exception("writer failed")
+            self.stats.failures += 1
+            self._repair_if_damaged(error)
+            outcomes = [error] * len(submissions)
+        self.stats.groups += 1
+        self.stats.commands += len(submissions)
+        self.stats.events += self._committer.views.position - before
+        self.stats.commit_us += max(0, now_us() - started_us)
+        return outcomes
+
+    def _repair_if_damaged(self, error: BaseException | None) -> None:
+        if database.is_damage(error):
+            self.repair()
+
+    def _note_failure(self, error: Exception) -> None:
+        self.stats.failures += 1
+        log.error("commit failed", error=type(error).__name__, cause=repr(error.__cause__))
+
+    def _recover(self, failed: database.CommitFailed) -> DomainError:
+        """Open the ledger again after a failed COMMIT and look whether it is there."""
+        before = self._committer.views.position
+        try:
+            self._committer.reopen()
+            head = ledger.head(self._committer.ledger).position
+        except (RefusedToStart, database.SQLError):
+            log.exception("the ledger could not be opened again")
+            return OutcomeUnknown()
+        if head == before and database.is_full(failed.__cause__):
+            return StorageFull()
+        return OutcomeUnknown()
+
+
