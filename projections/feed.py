@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from projections.projection import Projection
-from service.database import Connection
+from service.database import Bulk, Connection
 from service.events import TYPES, Event
 
 # By type first: a filter on a rare type is one short range. All types together are as many ranges, merged.
@@ -24,7 +24,7 @@ CREATE TABLE feed (
 
 _INSERT_TENANT = "INSERT INTO feed_tenants (tenant_id) VALUES (?) ON CONFLICT DO NOTHING"
 _FIND_TENANT = "SELECT key FROM feed_tenants WHERE tenant_id = ?"
-_INSERT = "INSERT INTO feed VALUES (?, ?, ?)"
+_INSERT = Bulk("INSERT INTO feed", "(?, ?, ?)")
 _PAGE = "SELECT position FROM feed WHERE tenant = ? AND type = ? AND position > ? ORDER BY position LIMIT ?"
 
 QUERIES = (_FIND_TENANT, _PAGE)
@@ -44,7 +44,7 @@ def apply(db: Connection, events: Sequence[Event]) -> None:
             db.execute(_INSERT_TENANT, (event.tenant_id,))
             key = tenants[event.tenant_id] = db.execute(_FIND_TENANT, (event.tenant_id,)).get
         rows.append((key, _NUMBERS[event.type], event.position))
-    db.executemany(_INSERT, rows)
+    _INSERT.execute(db, rows)
 
 
 def positions(db: Connection, tenant_id: str, *, after: int, limit: int, event_type: str | None = None) -> list[int]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from projections.projection import Projection
-from service.database import Connection
+from service.database import Bulk, Connection
 from service.documents import message_document
 from service.events import Event, MessageAppended, MessageRemoved, SessionDeleted, SessionErased
 
@@ -26,7 +26,7 @@ CREATE TABLE messages (
 ) STRICT;
 """
 
-_INSERT = "INSERT INTO messages (position, session_id, seq, id, body) VALUES (?, ?, ?, ?, CAST(? AS TEXT))"
+_INSERT = Bulk("INSERT INTO messages (position, session_id, seq, id, body)", "(?, ?, ?, ?, CAST(? AS TEXT))")
 _REMOVE = "UPDATE messages SET body = NULL WHERE session_id = ? AND id = ?"
 _FIND = "SELECT CAST(body AS BLOB) FROM messages WHERE session_id = ? AND id = ? AND body IS NOT NULL"
 _KNOWN = """SELECT id, position, body IS NULL FROM messages
@@ -63,7 +63,7 @@ def apply(db: Connection, events: Sequence[Event]) -> None:
             appended.append((event.position, event.stream, data.seq, data.message.id, body))
         elif type(data) is MessageRemoved:
             removed.append((event.stream, data.message_id))
-    db.executemany(_INSERT, appended)
+    _INSERT.execute(db, appended)
     db.executemany(_REMOVE, removed)
 
 

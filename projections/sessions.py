@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import msgspec
 
 from projections.projection import Projection
-from service.database import Connection
+from service.database import Bulk, Connection
 from service.events import Event
-from service.state import SessionState, evolve
+from service.state import SessionState, Tally, evolve, tally
 
 TABLES = """
 CREATE TABLE sessions (
@@ -42,11 +42,24 @@ _PAGE = f"""SELECT {_COLUMNS} FROM sessions WHERE tenant_id = ? AND archived = ?
 _PAGE_OF_USER = f"""SELECT {_COLUMNS} FROM sessions
   WHERE tenant_id = ? AND user_id = ? AND archived = ? AND last_position < ?
   ORDER BY last_position DESC LIMIT ?"""
-_SAVE = """INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?, ?)
-  ON CONFLICT (key) DO UPDATE SET version = excluded.version, user_id = excluded.user_id, title = excluded.title,
+_SAVE = Bulk(
+    "INSERT INTO sessions",
+    "(?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    """ON CONFLICT (key) DO UPDATE SET version = excluded.version, user_id = excluded.user_id, title = excluded.title,
     traits = excluded.traits, archived = excluded.archived, message_count = excluded.message_count,
     last_seq = excluded.last_seq, updated_at = excluded.updated_at, last_message_at = excluded.last_message_at,
-    last_position = excluded.last_position"""
+    last_position = excluded.last_position""",
+)
+# For the runs of message events that most are: no need to read the row first.
+_COUNT = Bulk(
+    "WITH counted (key, version, count, last_seq, last_message_at, updated_at, last_position) AS (",
+    "(?, ?, ?, ?, ?, ?, ?)",
+    """) UPDATE sessions SET version = counted.version, message_count = message_count + counted.count,
+    last_seq = coalesce(counted.last_seq, sessions.last_seq),
+    last_message_at = coalesce(counted.last_message_at, sessions.last_message_at),
+    updated_at = counted.updated_at, last_position = counted.last_position
+    FROM counted WHERE sessions.key = counted.key""",
+)
 _DELETE = "DELETE FROM sessions WHERE key = ?"
 
 QUERIES = (_FIND, _PAGE, _PAGE_OF_USER)
@@ -60,6 +73,18 @@ def apply(db: Connection, events: Sequence[Event]) -> None:
     runs: dict[int, list[Event]] = {}
     for event in events:
         runs.setdefault(event.stream, []).append(event)
+    counted, folded = [], {}
+    for stream, run in runs.items():
+        found = tally(run)
+        if found is None:
+            folded[stream] = run
+        else:
+            counted.append(_tally_row(stream, found))
+    _COUNT.execute(db, counted)
+    _fold(db, folded)
+
+
+def _fold(db: Connection, runs: dict[int, list[Event]]) -> None:
     known = _load(db, [stream for stream, run in runs.items() if run[0].version > 1])
     saved, deleted = [], []
     for stream, run in runs.items():
@@ -68,7 +93,7 @@ def apply(db: Connection, events: Sequence[Event]) -> None:
             saved.append(_row(state))
         elif stream in known:
             deleted.append((stream,))
-    db.executemany(_SAVE, saved)
+    _SAVE.execute(db, saved)
     db.executemany(_DELETE, deleted)
 
 
@@ -123,7 +148,19 @@ def _state(row: tuple) -> SessionState:  # type: ignore[type-arg]  # a row of _C
     )
 
 
-def _row(state: SessionState) -> tuple[object, ...]:
+def _tally_row(stream: int, found: Tally) -> tuple[int | None, ...]:
+    return (
+        stream,
+        found.version,
+        found.appended - found.removed,
+        found.last_seq,
+        found.last_message_at_us,
+        found.updated_at_us,
+        found.last_position,
+    )
+
+
+def _row(state: SessionState) -> tuple[int | str | bytes | None, ...]:
     return (
         state.stream,
         state.tenant_id,

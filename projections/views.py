@@ -49,7 +49,7 @@ class Views:
 
     def __init__(self, location: Location, settings: Settings, projections: Sequence[Projection] = ()) -> None:
         self.projections = (*BUILT_IN, *projections)
-        self.generation = 0
+        self.generation = max(location.generations(), default=0)
         self.position = 0
         self._location = location
         self._settings = settings
@@ -73,12 +73,8 @@ class Views:
         Returns:
             Why they were built anew, or None if they were not.
         """
-        generations = self._location.generations()
-        self._discard(generations[:-1])
-        reason: str | None = "there were no views"
-        if generations:
-            self.generation = generations[-1]
-            reason = self._try_open(ledger_db)
+        self._discard([number for number in self._location.generations() if number < self.generation])
+        reason = self._try_open(ledger_db) if self.generation else "there were no views"
         if reason is None:
             self.catch_up(ledger_db, progress)
         else:
@@ -102,7 +98,7 @@ class Views:
         return None
 
     def _distrust(self, db: Connection, ledger_db: Connection) -> str | None:
-        if Path(self.name).stat().st_size <= CHECKED_BYTES_MAX and db.pragma("quick_check(1)") != "ok":
+        if Path(self.name).stat().st_size <= CHECKED_BYTES_MAX and db.execute("PRAGMA quick_check(1)").get != "ok":
             return "the views were damaged"
         row = db.execute("SELECT ledger_id, projections, position, leaf FROM views").fetchone()
         if row is None:

@@ -1,15 +1,23 @@
 """The command `chatledger`."""
 
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import click
 import msgspec
 
-from service import __version__, log
+from service import __version__, exporter, importer, log, offline
 from service.errors import ChatledgerError
+from service.ids import is_id
+from service.importer import Rejected
+from service.progress import Progress
 from service.settings import Settings, load_settings
+
+REJECTED_SHOWN = 20
+"""How many rejected sessions an import names; a wrong file has as many as lines."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,6 +58,115 @@ def serve(database: str | None, host: str | None, port: int | None) -> None:
     run(settings, announce=announce)
 
 
+@cli.command("import")
+@database_option
+@click.option("--tenant", default="default", show_default=True, help="The tenant of sessions that name none.")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def import_(database: str | None, tenant: str, file: Path) -> None:
+    """Import FILE: JSON lines, or the SQLite file of the CRUD store.
+
+    It can be run again after an interruption: what is there already is passed over.
+    """
+    settings = settings_with(database_path=database)
+    _check_tenant(tenant)
+    source = importer.open_source(file, settings, tenant_id=tenant)
+    with (
+        offline.writing(settings) as committer,
+        Progress("import", unit=source.unit, total=source.total, bytes_=source.unit == "bytes") as progress,
+    ):
+        report = importer.run(
+            committer,
+            source,
+            on_rejected=_say_rejected(),
+            on_progress=progress.update,
+        )
+    click.echo(
+        f"{report.sessions} sessions with {report.messages} messages imported, {report.present} were there already, "
+        f"{report.rejected} rejected"
+    )
+    if report.rejected:
+        sys.exit(1)
+
+
+def _say_rejected() -> Callable[[Rejected], None]:
+    said = 0
+
+    def say(rejected: Rejected) -> None:
+        nonlocal said
+        said += 1
+        if said <= REJECTED_SHOWN:
+            click.echo(f"{rejected.where}: {rejected.reason}", err=True)
+        elif said == REJECTED_SHOWN + 1:
+            click.echo("… and more; the last line has the count", err=True)
+
+    return say
+
+
+@cli.command("export")
+@database_option
+@click.option("--tenant", help="Only this tenant's.  [default: default; with --events all tenants]")
+@click.option("--events", is_flag=True, help="Every event as CloudEvents 1.0 JSON lines.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to write.  [default: standard output]"
+)
+def export(database: str | None, tenant: str | None, events: bool, output: Path | None) -> None:  # noqa: FBT001
+    """Write sessions as the JSON lines that import reads, or every event."""
+    settings = settings_with(database_path=database)
+    _check_tenant(tenant)
+    with offline.reading(settings) as (views, ledger_db), _output(output) as file:
+        if events:
+            lines, unit = exporter.event_lines(ledger_db, tenant_id=tenant), "events"
+        else:
+            lines, unit = exporter.session_lines(views, tenant or "default"), "sessions"
+        with Progress("export", unit=unit) as progress:
+            for number, part in lines:
+                file.write(part)
+                progress.update(number)
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a file that gets its name only once it is whole."""
+    if path is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("wb") as file:
+        yield file
+    unfinished.replace(path)
+
+
+@cli.command()
+@database_option
+def replay(database: str | None) -> None:
+    """Rebuild the views from the ledger alone, into a new file that then takes the old one's place."""
+    settings = settings_with(database_path=database)
+    with offline.rebuilding(settings) as (views, ledger_db):
+        with Progress("replay", unit="events") as progress:
+            views.rebuild(ledger_db, progress.update)
+        click.echo(f"{views.position} events replayed into {views.name}")
+
+
+@cli.command()
+@database_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines for people.")
+def status(database: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Show counts, positions, lag and file sizes; also beside a running server."""
+    found = offline.status_of(settings_with(database_path=database))
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+        return
+    for name, value in msgspec.structs.asdict(found).items():
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+        click.echo(f"{name.replace('_', ' '):<18}{'-' if value is None else shown}")
+
+
+def _check_tenant(tenant: str | None) -> None:
+    if tenant is not None and not is_id(tenant):
+        raise click.BadParameter("1 to 128 of the characters A-Z a-z 0-9 . _ : -", param_hint="--tenant")
+
+
 def main() -> None:
     """Run the command; a refusal is one clear line and exit code 1."""
     try:
@@ -63,3 +180,7 @@ def main() -> None:
     except ChatledgerError as error:
         click.echo(f"chatledger: {error}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -48,9 +48,14 @@ class ForkSession(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AppendMessages(msgspec.Struct, frozen=True):
-    """Add messages to the end of a session, all or none."""
+    """Add messages to the end of a session, all or none.
+
+    `named` are the ids that the client has chosen, and those of parents: ids that the service has just made
+    are new and need no look.
+    """
 
     messages: Sequence[Message]
+    named: Sequence[str]
 
 
 class UpdateSession(msgspec.Struct, frozen=True):
@@ -106,14 +111,13 @@ class Decision(msgspec.Struct, frozen=True):
     shown: Sequence[int | StoredMessage] | None = None
 
 
-def named_ids(command: Command) -> list[str]:
+def named_ids(command: Command) -> Sequence[str]:
     """The message ids that *command* names and a decision has to know about."""
     if isinstance(command, AppendMessages):
-        parents = [message.parent_id for message in command.messages]
-        return [message.id for message in command.messages] + [name for name in parents if isinstance(name, str)]
+        return command.named
     if isinstance(command, RemoveMessage):
-        return [command.message_id]
-    return []
+        return (command.message_id,)
+    return ()
 
 
 def decide(context: Context, command: Command, *, expected_version: int | None) -> Decision:

@@ -32,6 +32,9 @@ from service.ledger import Head, Record
 from service.settings import Settings
 from service.state import SessionState, evolve
 
+KNOWN_STATES_MAX = 4_000
+"""The most session states that are kept from one group to the next; with 64 KiB of traits each at the worst."""
+
 _US_PER_DAY = 24 * 60 * 60 * 1_000_000
 
 
@@ -68,12 +71,15 @@ Outcome: TypeAlias = Committed | Replayed | DomainError
 
 
 class _Group:
-    """What the commands decided so far in a transaction have changed, for the ones behind them to see."""
+    """What the commands decided so far in a transaction have changed, for the ones behind them to see.
 
-    def __init__(self, head: Head) -> None:
+    `states` begins with what the committer knows of before.
+    """
+
+    def __init__(self, head: Head, states: dict[tuple[str, str], SessionState | None]) -> None:
         self.position = head.position
         self.records: list[Record] = []
-        self.states: dict[tuple[str, str], SessionState | None] = {}
+        self.states = states
         self.messages: dict[tuple[int, str], StoredMessage] = {}
 
     def head(self) -> Head:
@@ -89,6 +95,7 @@ class Committer:
         self._location = location
         self._settings = settings
         self._ledger: Connection | None = None
+        self._states: dict[tuple[str, str], SessionState | None] = {}
 
     @property
     def ledger(self) -> Connection:
@@ -134,10 +141,14 @@ class Committer:
             CommitFailed: nobody knows whether the group was written; `reopen` before anything else.
         """
         outcomes: list[Outcome] = []
+        states, self._states = self._states, {}
         try:
             with database.immediate(self.ledger):
-                self.views.catch_up(self.ledger)
-                group = _Group(ledger.head(self.ledger))
+                head = ledger.head(self.ledger)
+                if head.position != self.views.position or len(states) > KNOWN_STATES_MAX:
+                    self.views.catch_up(self.ledger)
+                    states = {}
+                group = _Group(head, states)
                 for submission in submissions:
                     outcomes.append(self._decide(group, submission))
                 ledger.write(self.ledger, group.records)
@@ -149,6 +160,7 @@ class Committer:
             raise refusal from error
         if group.records:
             self._show(group)
+        self._states = group.states  # only now: after a failure they are read anew
         return outcomes
 
     def _show(self, group: _Group) -> None:

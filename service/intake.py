@@ -72,17 +72,22 @@ def accept_messages(given: Sequence[MessageInput], *, field: str) -> tuple[Messa
     return accepted
 
 
+def named_ids(given: Sequence[MessageInput]) -> tuple[str, ...]:
+    """The message ids that a client has chosen or refers to."""
+    return tuple(
+        name for message in given for name in (message.id, message.parent_id) if isinstance(name, str)
+    )
+
+
 def accept_session_id(given: str | None, *, field: str = "$.id") -> str:
     """The id of a new session: the client's, or a new one."""
     return _accept_id(given, field=field)
 
 
-def accept_traits(given: Raw | None, *, field: str = "$.traits") -> Raw:
+def accept_traits(given: Raw | UnsetType, *, field: str = "$.traits") -> Raw:
     """A session's traits: an object; none or null is an empty one."""
-    if given is None or bytes(given) == b"null":
-        return Raw(NO_TRAITS)
     accepted = accept_object(given, field=field)
-    return Raw(NO_TRAITS) if accepted is UNSET else accepted
+    return Raw(NO_TRAITS) if accepted is UNSET or bytes(accepted) == b"null" else accepted
 
 
 def check_session_size(

@@ -19,7 +19,7 @@ _IDENTITY = "SELECT id FROM ledger"
 _FIND_STREAM = "SELECT key FROM streams WHERE tenant_id = ? AND session_id = ?"
 _STREAM_VERSION = "SELECT max(version) FROM events WHERE stream = ?"
 _INSERT_STREAM = "INSERT INTO streams (tenant_id, session_id) VALUES (?, ?) RETURNING key"
-_INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_EVENTS = database.Bulk("INSERT INTO events", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
 
 _COLUMNS = """SELECT e.position, e.stream, s.tenant_id, s.session_id, e.version, e.type, e.recorded_at, e.actor,
   e.request_id, e.schema, e.payload, e.salt, e.leaf FROM events AS e JOIN streams AS s ON s.key = e.stream"""
@@ -83,8 +83,8 @@ def write(connection: Connection, records: Sequence[Record]) -> None:
     Who assigns a position and who writes it are kept apart: a node that follows another one's ledger writes
     records that it did not number. The guards in the schema refuse a gap, whoever numbered them.
     """
-    connection.executemany(
-        _INSERT_EVENT,
+    _INSERT_EVENTS.execute(
+        connection,
         [
             (
                 record.event.position,
@@ -152,10 +152,15 @@ def read_after(connection: Connection, position: int, limit: int) -> list[Event]
     Raises:
         LedgerDamaged: positions have a gap, or a payload cannot be read.
     """
-    events = [_record(row).event for row in connection.execute(_READ_AFTER, (position, limit))]
+    events = [record.event for record in read_records_after(connection, position, limit)]
     if events and events[-1].position != position + len(events):
         raise LedgerDamaged(f"The ledger's positions have a gap behind {position}.")
     return events
+
+
+def read_records_after(connection: Connection, position: int, limit: int) -> list[Record]:
+    """Up to *limit* records behind *position*, in order."""
+    return [_record(row) for row in connection.execute(_READ_AFTER, (position, limit))]
 
 
 def read_stream(

@@ -31,6 +31,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         RefusedToStart: the address, the settings or the ledger are not as they must be.
     """
     # uvloop serves half again as many requests a second (docs/decisions/0006-granian-in-process.md).
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_serve(settings, announce))

@@ -1,6 +1,7 @@
 """What a session is after its events: the state that commands are decided on and readers see, and its fold."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import groupby
 
 import msgspec
 from msgspec import UNSET
@@ -61,15 +62,22 @@ def changed(state: SessionState, changes: SessionChanges) -> dict[str, object]:
     return values
 
 
-def evolve(state: SessionState | None, events: Iterable[Event]) -> SessionState | None:
-    """Fold a run of one session's *events*, in order, into its *state*; None is a session that nobody sees.
+class Tally(msgspec.Struct, frozen=True):
+    """What a run of message events comes to: all that a session's row needs of them."""
 
-    Pure, and the only place that knows what an event does to a session. Events whose payload is erased leave
-    no trace: the erasure that follows them has taken the session away in any case.
-    """
+    version: int
+    appended: int
+    removed: int
+    last_seq: int | None
+    last_message_at_us: int | None
+    updated_at_us: int
+    last_position: int
+
+
+def tally(events: Sequence[Event]) -> Tally | None:
+    """Count a run of one session's *events*; None if not all of them add or remove messages."""
     appended = removed = 0
     last_seq = last_message_at_us = None
-    event = None
     for event in events:
         data = event.data
         if type(data) is MessageAppended:
@@ -79,22 +87,59 @@ def evolve(state: SessionState | None, events: Iterable[Event]) -> SessionState 
             last_message_at_us = event.recorded_at if given is UNSET else parse_us(given)
         elif type(data) is MessageRemoved:
             removed += 1
-        elif type(data) is SessionCreated:
-            state = _created(event, data)
-        elif type(data) is SessionUpdated and state is not None:
-            state = msgspec.structs.replace(state, **changed(state, data.changes))
-        elif type(data) in (SessionDeleted, SessionErased):
-            state = None
-    if state is None or event is None:
-        return None if event is not None else state
+        else:
+            return None
+    last = events[-1]
+    return Tally(
+        last.version, appended, removed, last_seq, last_message_at_us, last.recorded_at, last.position
+    )
+
+
+def evolve(state: SessionState | None, events: Sequence[Event]) -> SessionState | None:
+    """Fold a run of one session's *events*, in order, into its *state*; None is a session that nobody sees.
+
+    Pure, and the only place that knows what an event does to a session. An erased event leaves no trace: the
+    erasure that follows it has taken the session away in any case.
+    """
+    for structural, run in groupby(events, key=_is_structural):
+        if structural:
+            for event in run:
+                state = _change(state, event)
+        elif state is not None:
+            counted = tally(list(run))
+            state = state if counted is None else _count(state, counted)
+    return state
+
+
+def _is_structural(event: Event) -> bool:
+    return type(event.data) not in (MessageAppended, MessageRemoved)
+
+
+def _count(state: SessionState, counted: Tally) -> SessionState:
+    last_message_at_us = counted.last_message_at_us
+    return msgspec.structs.replace(
+        state,
+        version=counted.version,
+        message_count=state.message_count + counted.appended - counted.removed,
+        last_seq=state.last_seq if counted.last_seq is None else counted.last_seq,
+        last_message_at_us=state.last_message_at_us if last_message_at_us is None else last_message_at_us,
+        updated_at_us=counted.updated_at_us,
+        last_position=counted.last_position,
+    )
+
+
+def _change(state: SessionState | None, event: Event) -> SessionState | None:
+    data = event.data
+    if isinstance(data, SessionCreated):
+        return _created(event, data)
+    if state is None or isinstance(data, (SessionDeleted, SessionErased)):
+        return None
     return msgspec.structs.replace(
         state,
         version=event.version,
-        message_count=state.message_count + appended - removed,
-        last_seq=state.last_seq if last_seq is None else last_seq,
-        last_message_at_us=state.last_message_at_us if last_message_at_us is None else last_message_at_us,
         updated_at_us=event.recorded_at,
         last_position=event.position,
+        **(changed(state, data.changes) if isinstance(data, SessionUpdated) else {}),
     )
 
 

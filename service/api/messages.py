@@ -14,8 +14,7 @@ from service.api.sessions import MESSAGES_MAX, read_messages
 from service.commands import AppendMessages, RemoveMessage
 from service.documents import join
 from service.errors import InvalidRequest
-from service.events import Message
-from service.intake import MessageInput, accept_message
+from service.intake import MessageInput, accept_message, accept_messages, named_ids
 
 
 class _OneOrMany(msgspec.Struct, frozen=True):
@@ -49,7 +48,7 @@ class MessagesController(Controller):
         many = decode(_one_or_many, body).messages is not UNSET
         written = await tenant.write(
             session_id,
-            AppendMessages(_read_many(body, request) if many else (_read_one(body, request),)),
+            _read_many(body, request) if many else _read_one(body, request),
             size_bytes=len(body),
             expected_version=request.if_match(),
             idempotency_key=request.idempotency_key(body),
@@ -102,13 +101,15 @@ class MessagesController(Controller):
         return Answer(b"", status=204, version=written.version)
 
 
-def _read_one(body: bytes, request: Call) -> Message:
+def _read_one(body: bytes, request: Call) -> AppendMessages:
     check_message_size(body, request.settings)
-    return accept_message(decode(_message, body), field="$")
+    given = decode(_message, body)
+    return AppendMessages((accept_message(given, field="$"),), named_ids([given]))
 
 
-def _read_many(body: bytes, request: Call) -> tuple[Message, ...]:
+def _read_many(body: bytes, request: Call) -> AppendMessages:
     texts = decode(_batch, body).messages
     if not texts:
         raise InvalidRequest("Expected at least one message.", field="$.messages")
-    return read_messages(texts, request.settings)
+    given = read_messages(texts, request.settings)
+    return AppendMessages(accept_messages(given, field="$.messages"), named_ids(given))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from litestar import Controller, delete, get, patch, post
 from litestar.params import FromPath, QueryParameter
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from projections.sessions import NEWEST
 from service.api import openapi
@@ -15,7 +15,7 @@ from service.clock import parse_us
 from service.commands import CreateSession, DeleteSession, UpdateSession
 from service.documents import join, session_document
 from service.errors import InvalidRequest
-from service.events import Message, SessionChanges
+from service.events import SessionChanges
 from service.intake import (
     MessageInput,
     accept_messages,
@@ -41,7 +41,7 @@ class SessionInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str | None = None
     user_id: str | None = None
     title: str | None = None
-    traits: Raw | None = None
+    traits: Raw | UnsetType = UNSET
     messages: list[Raw] = []
 
 
@@ -59,8 +59,8 @@ _changes = msgspec.json.Decoder(SessionChanges)
 _message = msgspec.json.Decoder(MessageInput)
 
 
-def read_messages(texts: list[Raw], settings: Settings) -> tuple[Message, ...]:
-    """The messages of a batch, each within its limit.
+def read_messages(texts: list[Raw], settings: Settings) -> list[MessageInput]:
+    """The messages of a batch as they were given, each within its limit.
 
     Raises:
         InvalidRequest, TooLarge: one of them is not acceptable; its index is in the field.
@@ -72,7 +72,7 @@ def read_messages(texts: list[Raw], settings: Settings) -> tuple[Message, ...]:
         text = bytes(raw)
         check_message_size(text, settings)
         given.append(decode(_message, text, where=f"$.messages[{number}]"))
-    return accept_messages(given, field="$.messages")
+    return given
 
 
 def _answer(written: Written, state: SessionState, *, status: int) -> Answer:
@@ -107,7 +107,7 @@ class SessionsController(Controller):
         tenant, body = request.tenant(), await request.json_body()
         key, expected = request.idempotency_key(body), request.if_match()
         given = decode(_session, body)
-        messages = read_messages(given.messages, request.settings)
+        messages = accept_messages(read_messages(given.messages, request.settings), field="$.messages")
         command = CreateSession(
             user_id=given.user_id, title=given.title, traits=accept_traits(given.traits), messages=messages
         )

@@ -1,0 +1,130 @@
+"""Export: sessions as the JSON lines that an import reads, or every event as CloudEvents 1.0 JSON lines."""
+
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Raw
+
+from projections import messages, sessions
+from service import ledger
+from service.clock import format_us
+from service.database import Connection
+from service.documents import MessageDocument
+from service.events import Message
+from service.ledger import Record
+from service.state import SessionState
+
+_PAGE = 1000
+_SESSION_IDS = "SELECT id FROM sessions WHERE tenant_id = ? AND id > ? ORDER BY id LIMIT ?"
+
+_encode = msgspec.json.Encoder().encode
+_document = msgspec.json.Decoder(MessageDocument)
+
+
+class _SessionHead(msgspec.Struct, omit_defaults=True):
+    id: str
+    user_id: str | None
+    title: str | None
+    traits: Raw
+    created_at: str
+
+
+class CloudEvent(msgspec.Struct, omit_defaults=True):
+    """An event in the JSON format of CloudEvents 1.0.
+
+    Extension attributes are lower-case letters and strings: an Integer of CloudEvents ends at 2^31.
+    """
+
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    data: Raw
+    tenant: str
+    position: str
+    sessionversion: str
+    payloadschema: str
+    actor: str
+    leaf: str
+    requestid: str | None = None
+    salt: str | None = None
+    specversion: str = "1.0"
+    datacontenttype: str = "application/json"
+
+    def encode(self) -> bytes:
+        """Its line."""
+        return _encode({name: value for name, value in msgspec.structs.asdict(self).items() if value is not None})
+
+
+def session_lines(views: Connection, tenant_id: str) -> Iterator[tuple[int, bytes]]:
+    """Parts of lines, one line a session in order of id, each part with the sessions begun so far.
+
+    A session's messages come in parts, so that a long one is never in memory whole.
+    """
+    last, number = "", 0
+    while ids := [row[0] for row in views.execute(_SESSION_IDS, (tenant_id, last, _PAGE))]:
+        for session_id in ids:
+            state = sessions.find(views, tenant_id, session_id)
+            if state is None:
+                continue
+            number += 1
+            for part in _session_parts(views, state):
+                yield number, part
+        last = ids[-1]
+
+
+def _session_parts(views: Connection, state: SessionState) -> Iterator[bytes]:
+    head = _SessionHead(
+        id=state.session_id,
+        user_id=state.user_id,
+        title=state.title,
+        traits=Raw(state.traits),
+        created_at=format_us(state.created_at_us),
+    )
+    yield _encode(head)[:-1] + b',"messages":['
+    after, separator = messages.FIRST, b""
+    while page := messages.page(views, state.stream, after=after, limit=_PAGE):
+        documents = [_document.decode(body) for body in page]
+        yield separator + b",".join(_encode(_exported(document)) for document in documents)
+        after, separator = documents[-1].seq, b","
+    yield b"]}\n"
+
+
+def _exported(document: MessageDocument) -> Message:
+    """The message as an import takes it: as given, with its id and time."""
+    fields = msgspec.structs.asdict(document)
+    return Message(**{name: value for name, value in fields.items() if name not in ("session_id", "seq")})
+
+
+def event_lines(ledger_db: Connection, *, tenant_id: str | None) -> Iterator[tuple[int, bytes]]:
+    """One line an event in ledger order, of one tenant or of all, each with its position."""
+    source = "urn:uuid:" + ledger.identity(ledger_db)
+    position = 0
+    while records := ledger.read_records_after(ledger_db, position, _PAGE):
+        for record in records:
+            if tenant_id is None or record.event.tenant_id == tenant_id:
+                yield record.event.position, _cloud_event(record, source).encode() + b"\n"
+        position = records[-1].event.position
+
+
+def _cloud_event(record: Record, source: str) -> CloudEvent:
+    event = record.event
+    return CloudEvent(
+        id=str(event.position),
+        source=source,
+        type=event.type,
+        subject=event.session_id,
+        time=format_us(event.recorded_at),
+        data=Raw(b"null" if record.payload is None else record.payload),
+        tenant=event.tenant_id,
+        position=str(event.position),
+        sessionversion=str(event.version),
+        payloadschema=str(record.schema),
+        actor=event.actor,
+        requestid=event.request_id,
+        leaf=record.leaf.hex(),
+        salt=None if record.salt is None else record.salt.hex(),
+    )
+
+

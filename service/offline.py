@@ -1,0 +1,151 @@
+"""Work on a ledger's files without a server: what the commands of the command line share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from projections import projection
+from projections.views import Progress, Views
+from service import database, ledger
+from service.committer import Committer
+from service.database import Connection, Location
+from service.errors import LedgerLocked, RefusedToStart
+from service.settings import Settings
+
+
+@contextmanager
+def writing(settings: Settings, *, views_progress: Progress | None = None) -> Iterator[Committer]:
+    """The ledger for writing, its views caught up. The folder and the ledger are made if they are not there.
+
+    Raises:
+        LedgerLocked: a server or another command writes to it.
+        RefusedToStart: rule 10.
+    """
+    location = Location.of(settings)
+    if not location.memory:
+        location.folder.mkdir(parents=True, exist_ok=True)
+    with database.exclusive(location):
+        views = Views(location, settings, projection.load(settings.projections))
+        committer = Committer(location, settings, views)
+        committer.open()
+        try:
+            views.open(committer.ledger, views_progress)
+            yield committer
+        finally:
+            committer.close()
+
+
+@contextmanager
+def rebuilding(settings: Settings) -> Iterator[tuple[Views, Connection]]:
+    """The ledger of *settings*, and its views, which are not opened: they are about to be built anew."""
+    location = existing(settings)
+    with database.exclusive(location):
+        views = Views(location, settings, projection.load(settings.projections))
+        committer = Committer(location, settings, views)
+        committer.open()
+        try:
+            yield views, committer.ledger
+        finally:
+            committer.close()
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[tuple[Connection, Connection]]:
+    """Read-only connections to the views and the ledger.
+
+    Beside a running server its views are up to date; without one they are brought up to date first.
+    """
+    location = existing(settings)
+    try:
+        with writing(settings):
+            pass
+    except LedgerLocked:
+        pass
+    views = Views(location, settings)
+    connections = [database.open_reader(name, location, settings) for name in (views.name, location.ledger)]
+    try:
+        with database.snapshot(connections[0]):
+            yield connections[0], connections[1]
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What `chatledger status` shows. Sizes are in bytes with their write-ahead logs."""
+
+    ledger: str
+    ledger_id: str
+    events: int
+    sessions: int
+    messages: int
+    ledger_bytes: int
+    views: str
+    views_position: int | None
+    views_lag_events: int | None
+    views_bytes: int
+    in_use: bool
+
+
+def status_of(settings: Settings) -> Status:
+    """Look at the files and change nothing.
+
+    Raises:
+        RefusedToStart: there is no ledger.
+    """
+    location = existing(settings)
+    views = Views(location, settings)
+    ledger_db = database.open_reader(location.ledger, location, settings)
+    head = ledger.head(ledger_db).position
+    sessions = messages = 0
+    reached = None
+    if views.generation:
+        db = database.open_reader(views.name, location, settings)
+        reached = int(db.execute("SELECT position FROM views").get)
+        sessions = int(db.execute("SELECT count(*) FROM sessions").get)
+        messages = int(db.execute("SELECT count(*) FROM messages WHERE body IS NOT NULL").get)
+        db.close()
+    status = Status(
+        ledger=location.ledger,
+        ledger_id=ledger.identity(ledger_db),
+        events=head,
+        sessions=sessions,
+        messages=messages,
+        ledger_bytes=_size(location.ledger),
+        views=views.name if views.generation else "",
+        views_position=reached,
+        views_lag_events=None if reached is None else head - reached,
+        views_bytes=_size(views.name) if views.generation else 0,
+        in_use=_in_use(location),
+    )
+    ledger_db.close()
+    return status
+
+
+def existing(settings: Settings) -> Location:
+    """The location of a ledger that is there.
+
+    Raises:
+        RefusedToStart: it is not.
+    """
+    location = Location.of(settings)
+    if location.memory:
+        raise RefusedToStart("A ledger in memory cannot be reached from another process.")
+    if not Path(location.ledger).is_file():
+        raise RefusedToStart(f"There is no ledger at {settings.database_path}.")
+    return location
+
+
+def _in_use(location: Location) -> bool:
+    try:
+        with database.exclusive(location):
+            return False
+    except LedgerLocked:
+        return True
+
+
+def _size(name: str) -> int:
+    paths = (Path(name), Path(name + "-wal"))
+    return sum(path.stat().st_size for path in paths if path.exists())

@@ -1,0 +1,86 @@
+"""Events made by hand, and `given(events).when(events).then(rows)` for projections."""
+
+from collections.abc import Sequence
+from typing import Self
+
+from projections import feed, messages, sessions
+from projections.projection import Projection
+from service import database
+from service.events import Event, EventData, type_of
+from support.tables import Rows, dump
+
+BUILT_IN = (sessions.PROJECTION, messages.PROJECTION, feed.PROJECTION)
+START_US = 1_700_000_000_000_000
+
+
+class History:
+    """Events in ledger order: each gets the next position, its session's next version and the next second."""
+
+    def __init__(self) -> None:
+        self._position = 0
+        self._streams: dict[tuple[str, str], int] = {}
+        self._versions: dict[int, int] = {}
+
+    def add(self, session_id: str, *data: EventData, tenant: str = "default") -> list[Event]:
+        """The next events of a session."""
+        return [self._event(tenant, session_id, one) for one in data]
+
+    def _event(self, tenant: str, session_id: str, data: EventData) -> Event:
+        self._position += 1
+        stream = self._streams.setdefault((tenant, session_id), len(self._streams) + 1)
+        self._versions[stream] = self._versions.get(stream, 0) + 1
+        return Event(
+            position=self._position,
+            stream=stream,
+            tenant_id=tenant,
+            session_id=session_id,
+            version=self._versions[stream],
+            type=type_of(data),
+            recorded_at=START_US + self._position * 1_000_000,
+            actor="open",
+            request_id=None,
+            data=data,
+        )
+
+
+class Scenario:
+    """Projections that have seen some events."""
+
+    def __init__(self, projections: Sequence[Projection] = BUILT_IN) -> None:
+        self.db = database.open_memory()
+        self._projections = projections
+        for projection in projections:
+            self.db.execute(projection.tables)
+
+    def when(self, events: Sequence[Event]) -> Self:
+        """Apply *events* as one batch."""
+        with database.immediate(self.db):
+            for projection in self._projections:
+                projection.apply(self.db, events)
+        return self
+
+    def then(self, sql: str, rows: Rows) -> Self:
+        """The query *sql* finds exactly *rows*."""
+        assert self.db.execute(sql).fetchall() == rows
+        return self
+
+
+def given(events: Sequence[Event] = (), projections: Sequence[Projection] = BUILT_IN) -> Scenario:
+    """A scenario that has seen *events*, one by one."""
+    scenario = Scenario(projections)
+    for event in events:
+        scenario.when([event])
+    return scenario
+
+
+def rows_after(
+    batches: Sequence[Sequence[Event]], projections: Sequence[Projection] = BUILT_IN
+) -> dict[str, Rows]:
+    """All rows after *batches*."""
+    scenario = Scenario(projections)
+    for batch in batches:
+        scenario.when(batch)
+    try:
+        return dump(scenario.db)
+    finally:
+        scenario.db.close()

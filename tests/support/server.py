@@ -1,0 +1,102 @@
+"""The real server as a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+START_TIMEOUT_S = 60
+
+
+class ServerDidNotStart(Exception):  # noqa: N818  # a fact, in the test's own words
+    """The process ended before it served; its standard error is the message."""
+
+
+class Server:
+    """`chatledger serve` on a free loopback port, with its ledger at *database*.
+
+    It keeps its port over a restart, so that clients can go on.
+    """
+
+    def __init__(self, database: Path | str, *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+        self.database = str(database)
+        self.port = 0
+        self._env = {**os.environ, "CHATLEDGER_LOG_LEVEL": "warning", **(env or {})}
+        self._cwd = cwd
+        self._process: subprocess.Popen[str] | None = None
+        self._stderr = ""
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start and wait until it says that it serves."""
+        command = [sys.executable, "-m", "service.cli", "serve", "--database", self.database]
+        self._process = subprocess.Popen(
+            [*command, "--port", str(self.port)],
+            env=self._env,
+            cwd=self._cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ServerDidNotStart(self._drain())
+        self.port = int(line.rsplit(":", 1)[1])
+        self._process.stdout.readline()
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end."""
+        assert self._process is not None
+        self._stderr += self._drain()
+        return self._process.returncode
+
+    @property
+    def stderr(self) -> str:
+        """What it wrote to standard error, once it has ended."""
+        return self._stderr
+
+    def _drain(self) -> str:
+        assert self._process is not None
+        _, stderr = self._process.communicate(timeout=START_TIMEOUT_S)
+        return stderr
+
+    def client(self, *, tenant: str | None = None) -> httpx.Client:
+        """An HTTP client; close it, or use it as a context manager."""
+        headers = {} if tenant is None else {"X-Tenant-Id": tenant}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
