@@ -1,6 +1,6 @@
 """The table `messages`: each message as the JSON that readers get, so that a page is stored bytes joined."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -22,7 +22,7 @@ CREATE TABLE messages (
   content    TEXT    GENERATED ALWAYS AS (body ->> '$.content') VIRTUAL,
   created_at TEXT    GENERATED ALWAYS AS (body ->> '$.created_at') VIRTUAL,
   UNIQUE (session_id, seq),
-  UNIQUE (session_id, id)
+  UNIQUE (id, session_id)                         -- in this order: new UUIDv7s all go to its end
 ) STRICT;
 """
 
@@ -82,10 +82,10 @@ def known(db: Connection, stream: int, ids: Iterable[str]) -> dict[str, KnownMes
 
 def page(
     db: Connection, stream: int, *, after: int = FIRST, before: int = LAST, limit: int, newest_first: bool = False
-) -> list[bytes]:
+) -> Iterator[bytes]:
     """The JSON of up to *limit* messages whose seq lies between *after* and *before*, both exclusive."""
     query = _PAGE_DOWN if newest_first else _PAGE_UP
-    return [row[0] for row in db.execute(query, (stream, after, before, limit))]
+    return (row[0] for row in db.execute(query, (stream, after, before, limit)))
 
 
 PROJECTION = Projection(name="messages", version=1, tables=TABLES, apply=apply)

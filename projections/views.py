@@ -4,7 +4,6 @@ The views can be behind the ledger, never ahead of it: the ledger commits first,
 take from it. What cannot be trusted is not repaired but built anew, in a new file (docs/architecture.md).
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,6 +41,14 @@ Progress = Callable[[int, int], None]
 
 class ViewsOutOfStep(ChatledgerError):
     """Events were applied that do not continue the views; nothing was changed."""
+
+
+class ProjectionFailed(ChatledgerError):
+    """A projection's `apply` raised: the views cannot follow the ledger until it is mended."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The projection {name!r} failed; the views cannot follow the ledger.")
+        self.name = name
 
 
 class Views:
@@ -131,7 +138,12 @@ class Views:
 
     def _apply(self, db: Connection, events: Sequence[Event], head: Head) -> None:
         for projection in self.projections:
-            projection.apply(db, events)
+            try:
+                projection.apply(db, events)
+            except database.SQLError:
+                raise
+            except Exception as error:
+                raise ProjectionFailed(projection.name) from error
         db.execute(_ADVANCE, (head.position, head.leaf))
 
     def catch_up(self, ledger_db: Connection, progress: Progress | None = None) -> None:
@@ -157,8 +169,7 @@ class Views:
             self._db = db
         else:
             db.close()
-            os.replace(building, self._location.views(generation))
-            _sync_folder(self._location.folder)
+            database.put_in_place(building, self._location.views(generation))
             self._db = database.open_views(self._location.views(generation), self._location, self._settings)
         self.generation = generation
         self.position = ledger.head(ledger_db).position
@@ -169,10 +180,9 @@ class Views:
     def _build(self, building: str, ledger_db: Connection, progress: Progress | None) -> Connection:
         name = self._location.views(self.generation + 1) if self._location.memory else building
         if not self._location.memory:
-            for leftover in self._location.folder.glob(Path(self._location.ledger).stem + ".views.*.building*"):
-                leftover.unlink()
+            database.remove(building)
         db = database.open_views(name, self._location, self._settings)
-        database.prepare_bulk(db)
+        database.prepare_bulk(db, self._location)
         with database.immediate(db):
             db.execute(_TABLES)
             for projection in self.projections:
@@ -187,13 +197,12 @@ class Views:
             position = events[-1].position
             if progress is not None:
                 progress(position, target)
-        database.finish_bulk(db)
+        database.finish_bulk(db, self._location)
         return db
 
     def _discard(self, generations: Sequence[int]) -> None:
         for generation in generations:
-            for suffix in ("", "-wal", "-shm"):
-                Path(self._location.views(generation) + suffix).unlink(missing_ok=True)
+            database.remove(self._location.views(generation))
 
     def close(self) -> None:
         """Checkpoint and close."""
@@ -210,10 +219,3 @@ def _head_of(ledger_db: Connection, events: Sequence[Event]) -> Head:
     position = events[-1].position
     return Head(position, ledger.leaf_at(ledger_db, position) or b"")
 
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

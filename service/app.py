@@ -8,12 +8,11 @@ import structlog
 from litestar import Litestar
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.spec import Components
 
 from projections import projection
 from projections.views import Views
 from service import __version__, database, ledger, metrics
-from service.api import audit, health, openapi, page, problems
+from service.api import audit, health, page, problems
 from service.api.call import Call
 from service.api.edge import EdgedLitestar
 from service.api.messages import MessagesController
@@ -22,6 +21,7 @@ from service.api.state import Cursors, Services
 from service.committer import Committer
 from service.database import Location
 from service.errors import DomainError
+from service.log import set_up
 from service.metrics import HttpMetrics, Reading
 from service.readers import Readers
 from service.settings import Settings, load_settings
@@ -39,6 +39,9 @@ def create_app(settings: Settings | None = None) -> Litestar:
         SettingsError: a setting is wrong.
     """
     chosen = load_settings() if settings is None else settings
+    if not structlog.is_configured():
+        # structlog's own default prints local variables beside a traceback, message content among them.
+        set_up(chosen.log_level)
     http = HttpMetrics()
     app = EdgedLitestar(
         route_handlers=[
@@ -57,9 +60,8 @@ def create_app(settings: Settings | None = None) -> Litestar:
             title="chatledger",
             version=__version__,
             description="The system of record for chat.",
-            components=Components(schemas=dict(openapi.SCHEMAS)),  # type: ignore[arg-type]
             use_handler_docstrings=True,
-            render_plugins=[page.Page(), page.JSON],
+            openapi_controller=page.SchemaController,  # type: ignore[arg-type]  # any controller serves
         ),
         exception_handlers={
             DomainError: problems.on_domain_error,  # type: ignore[dict-item]

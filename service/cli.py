@@ -1,5 +1,6 @@
 """The command `chatledger`."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -169,6 +170,7 @@ def _check_tenant(tenant: str | None) -> None:
 
 def main() -> None:
     """Run the command; a refusal is one clear line and exit code 1."""
+    os.umask(0o077)  # what we write is other people's conversations
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:

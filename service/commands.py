@@ -56,6 +56,8 @@ class AppendMessages(msgspec.Struct, frozen=True):
 
     messages: Sequence[Message]
     named: Sequence[str]
+    single: bool = False
+    """Whether the message was the body itself: then errors name `$.parent_id`."""
 
 
 class UpdateSession(msgspec.Struct, frozen=True):
@@ -163,7 +165,7 @@ def _create(context: Context, command: CreateSession, expected_version: int | No
         traits=UNSET if bytes(command.traits) == NO_TRAITS else command.traits,
         created_at=command.created_at,
     )
-    _check_parents(command.messages, {})
+    _check_parents(command.messages, {}, single=False)
     return Decision([created, *_number(command.messages, after=0)])
 
 
@@ -194,7 +196,7 @@ def _append(
         # A retry of what is stored already passes, whatever If-Match says: RFC 9110 section 13.1.1 lets a
         # request through that "has already been applied", and the first try has moved the version itself.
         _expect(state, expected_version)
-    _check_parents(command.messages, context.stored)
+    _check_parents(command.messages, context.stored, single=command.single)
     return Decision(_number(new, after=state.last_seq), shown)
 
 
@@ -207,14 +209,16 @@ def _same(message: Message, stored: StoredMessage) -> StoredMessage:
     return stored
 
 
-def _check_parents(messages: Sequence[Message], stored: Mapping[str, StoredMessage]) -> None:
+def _check_parents(
+    messages: Sequence[Message], stored: Mapping[str, StoredMessage], *, single: bool
+) -> None:
     earlier: set[str] = set()
     for number, message in enumerate(messages):
         parent = message.parent_id
         if isinstance(parent, str) and parent not in earlier and parent not in stored:
             raise InvalidRequest(
                 "The parent is not an earlier message of this session.",
-                field=f"$.messages[{number}].parent_id" if len(messages) > 1 else "$.parent_id",
+                field="$.parent_id" if single else f"$.messages[{number}].parent_id",
             )
         earlier.add(message.id)
 

@@ -10,7 +10,7 @@ import msgspec
 
 from projections import messages as message_rows
 from projections import sessions as session_rows
-from projections.views import Views
+from projections.views import ProjectionFailed, Views
 from service import database, idempotency, ledger
 from service.clock import now_us
 from service.commands import (
@@ -25,7 +25,7 @@ from service.commands import (
 )
 from service.database import Connection, Location
 from service.documents import message_document
-from service.errors import DomainError, OutcomeUnknown, Overloaded
+from service.errors import DomainError, OutcomeUnknown, Overloaded, RefusedToStart
 from service.events import Event, MessageAppended, MessageRemoved, type_of
 from service.idempotency import Answer, IdempotencyKey
 from service.ledger import Head, Record
@@ -98,6 +98,11 @@ class Committer:
         self._states: dict[tuple[str, str], SessionState | None] = {}
 
     @property
+    def is_open(self) -> bool:
+        """Whether there is a connection to write with."""
+        return self._ledger is not None
+
+    @property
     def ledger(self) -> Connection:
         """The ledger's writing connection."""
         if self._ledger is None:
@@ -115,11 +120,12 @@ class Committer:
 
     def reopen(self) -> None:
         """Start over with a fresh connection after a commit of unknown outcome; the views catch up with it."""
-        if not self._location.memory:
-            connection, self._ledger = self._ledger, None
-            if connection is not None:
-                connection.close()
-            self.open()
+        if self._location.memory:
+            return
+        connection, self._ledger = self._ledger, None
+        if connection is not None:
+            connection.close()
+        self.open()
 
     def close(self) -> None:
         """Checkpoint and close both files."""
@@ -140,6 +146,7 @@ class Committer:
             OutcomeUnknown: all of it is durable, but the views could not follow yet.
             CommitFailed: nobody knows whether the group was written; `reopen` before anything else.
         """
+        self._open_again()
         outcomes: list[Outcome] = []
         states, self._states = self._states, {}
         try:
@@ -153,6 +160,8 @@ class Committer:
                     outcomes.append(self._decide(group, submission))
                 ledger.write(self.ledger, group.records)
                 self._prune(submissions)
+        except ProjectionFailed as error:
+            raise Overloaded("The views cannot follow the ledger.", retry_after_s=5) from error
         except database.SQLError as error:
             refusal = database.to_domain_error(error)
             if refusal is None:
@@ -163,11 +172,24 @@ class Committer:
         self._states = group.states  # only now: after a failure they are read anew
         return outcomes
 
+    def _open_again(self) -> None:
+        """After a failed `reopen`: try again before each group, so that no restart is needed."""
+        if self._ledger is None:
+            try:
+                self.open()
+            except (RefusedToStart, database.SQLError) as error:
+                raise Overloaded("The ledger cannot be opened.", retry_after_s=5) from error
+
+    def catch_up(self) -> None:
+        """Bring the views to the ledger's head, outside of any group."""
+        self._open_again()
+        self.views.catch_up(self.ledger)
+
     def _show(self, group: _Group) -> None:
         """Bring the views to the committed head. If that fails the events are durable, and are shown later."""
         try:
             self.views.apply([record.event for record in group.records], group.head())
-        except (database.SQLError, database.CommitFailed) as error:
+        except (database.SQLError, database.CommitFailed, ProjectionFailed) as error:
             raise OutcomeUnknown from error
 
     def _decide(self, group: _Group, submission: Submission) -> Outcome:

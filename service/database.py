@@ -36,7 +36,6 @@ SQLError = apsw.Error
 
 LEDGER_APPLICATION_ID = 0x434C4C47  # "CLLG", in the file's header: what `file` and we know a ledger by
 VIEWS_APPLICATION_ID = 0x434C5657  # "CLVW"
-PAGE_BYTES = 8192  # measured in the design: large pages make bulk inserts and scans faster
 CACHE_KIB = 64 * 1024
 SQLITE_VERSION_MIN = (3, 51, 3)  # before it: the WAL-reset bug, https://www.sqlite.org/wal.html
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
@@ -53,11 +52,14 @@ class CommitFailed(ChatledgerError):
     After a failed sync the transaction may be in the file or not: a crash image taken then does contain it.
     """
 
+    def __init__(self) -> None:
+        super().__init__("A commit failed; whether it happened is not known.")
+
 
 class Location(msgspec.Struct, frozen=True):
     """Where a ledger and its views live: files, or names of databases in this process's memory.
 
-    The views beside `ledger.db` are `ledger.views.000001.db`, and each rebuild makes the next number: two
+    The views beside `ledger.db` are `ledger.db.views.000001.db`, and each rebuild makes the next number: two
     databases must never have the same name while one of them is open, or one's WAL becomes the other's.
     """
 
@@ -78,14 +80,13 @@ class Location(msgspec.Struct, frozen=True):
 
     def views(self, generation: int) -> str:
         """The name of the views of one generation."""
-        stem = self.ledger if self.memory else str(Path(self.ledger).with_suffix(""))
-        return f"{stem}.views.{generation:06d}.db"
+        return f"{self.ledger}.views.{generation:06d}.db"
 
     def generations(self) -> list[int]:
         """The numbers of the views files that are there, in order."""
         if self.memory or not self.folder.is_dir():
             return []
-        pattern = re.compile(re.escape(Path(self.ledger).stem) + r"\.views\.(\d{6})\.db")
+        pattern = re.compile(re.escape(Path(self.ledger).name) + r"\.views\.(\d{6})\.db")
         found = (pattern.fullmatch(path.name) for path in self.folder.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
@@ -169,7 +170,6 @@ def _open(name: str, *, memory: bool, flags: int, busy_timeout_ms: int) -> Conne
 def _open_writer(name: str, location: Location, settings: Settings, *, synchronous: str) -> Connection:
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     connection = _open(name, memory=location.memory, flags=flags, busy_timeout_ms=settings.busy_timeout_ms)
-    connection.pragma("page_size", PAGE_BYTES)
     connection.pragma("journal_mode", "wal")
     connection.pragma("synchronous", synchronous)
     connection.pragma("fullfsync", True)  # noqa: FBT003  # on macOS a plain fsync stops in the disk's cache
@@ -206,6 +206,8 @@ def open_foreign(path: Path, settings: Settings) -> Connection:
         return open_reader(str(path), location, settings)
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise RefusedToStart(f"{path.name} is not an SQLite database, or is damaged.") from error
+    except apsw.ReadOnlyError as error:
+        raise RefusedToStart(f"{path.name} has an unfinished transaction; open it with its own program first.") from error
 
 
 def open_memory() -> Connection:
@@ -226,15 +228,14 @@ def open_ledger(location: Location, settings: Settings) -> Connection:
     check_sqlite()
     _check_filesystem(location, settings)
     name = Path(location.ledger).name
-    if not location.memory and not (Path(location.ledger).exists() and Path(location.ledger).stat().st_size):
-        if location.generations():
-            raise RefusedToStart(
-                f"{name} is missing or empty, but views built from it are here. Bring the ledger back, or remove "
-                f"its views to begin a new one."
-            )
     try:
-        _check_header(location, settings, name)
-        connection = _open_writer(location.ledger, location, settings, synchronous="full")
+        if location.memory:
+            connection = _open_writer(location.ledger, location, settings, synchronous="full")
+        else:
+            if not _has_content(location.ledger):
+                _make_ledger(location, settings)
+            _check_header(location, settings, name)
+            connection = _open_writer(location.ledger, location, settings, synchronous="full")
         _migrate(connection, name)
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise LedgerDamaged(f"{name} is not an SQLite database, or is damaged; it was left as it is.") from error
@@ -243,15 +244,48 @@ def open_ledger(location: Location, settings: Settings) -> Connection:
     return connection
 
 
+def _has_content(name: str) -> bool:
+    path = Path(name)
+    return path.exists() and path.stat().st_size > 0
+
+
+def _make_ledger(location: Location, settings: Settings) -> None:
+    """Make a new ledger. It gets its name only once it is whole: a crash before leaves a file to delete."""
+    if location.generations():
+        raise RefusedToStart(
+            f"{Path(location.ledger).name} is missing or empty, but views built from it are here. Bring the ledger "
+            f"back, or remove its views to begin a new one."
+        )
+    unfinished = location.ledger + ".new"
+    remove(unfinished)
+    connection = _open_writer(unfinished, location, settings, synchronous="full")
+    _migrate(connection, Path(location.ledger).name)
+    checkpoint(connection)
+    connection.close()
+    put_in_place(unfinished, location.ledger)
+
+
+def remove(name: str) -> None:
+    """Remove a database that nobody has open, with whatever SQLite may have left beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(name + suffix).unlink(missing_ok=True)
+
+
+def put_in_place(name: str, final_name: str) -> None:
+    """Give a finished, closed database its name, so that it has it also after a power cut."""
+    os.replace(name, final_name)
+    descriptor = os.open(Path(final_name).parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _check_header(location: Location, settings: Settings, name: str) -> None:
     """Look before opening for writing: `journal_mode=wal` would already change a file that is not ours."""
-    if location.memory or not Path(location.ledger).exists() or not Path(location.ledger).stat().st_size:
-        return
     connection = open_reader(location.ledger, location, settings)
     try:
-        # A start that was killed before its first migration leaves a database without tables: that is new.
-        blank = connection.execute("SELECT count(*) = 0 FROM sqlite_schema").get
-        if connection.pragma("application_id") != LEDGER_APPLICATION_ID and not blank:
+        if connection.pragma("application_id") != LEDGER_APPLICATION_ID:
             raise RefusedToStart(f"{name} is an SQLite file, but not a ledger of chatledger; it was left as it is.")
         _check_schema_number(connection, name)
     finally:
@@ -292,18 +326,21 @@ def open_views(name: str, location: Location, settings: Settings) -> Connection:
     return _open_writer(name, location, settings, synchronous="normal")
 
 
-def prepare_bulk(connection: Connection) -> None:
+def prepare_bulk(connection: Connection, location: Location) -> None:
     """Make a views file that nobody reads yet fast to fill: a crash on the way leaves a file to delete."""
+    if location.memory:  # it has no WAL to go back to, and without a journal there is no ROLLBACK
+        return
     connection.pragma("journal_mode", "off")
     connection.pragma("synchronous", "off")
 
 
-def finish_bulk(connection: Connection) -> None:
+def finish_bulk(connection: Connection, location: Location) -> None:
     """Back to the WAL, and all that was written onto the disk: the checkpoint syncs the whole file."""
     connection.pragma("synchronous", "full")
     connection.pragma("journal_mode", "wal")
     connection.pragma("application_id", VIEWS_APPLICATION_ID)
-    checkpoint(connection)
+    if not location.memory:
+        checkpoint(connection)
     connection.pragma("synchronous", "normal")
 
 

@@ -84,7 +84,7 @@ def _session_parts(views: Connection, state: SessionState) -> Iterator[bytes]:
     )
     yield _encode(head)[:-1] + b',"messages":['
     after, separator = messages.FIRST, b""
-    while page := messages.page(views, state.stream, after=after, limit=_PAGE):
+    while page := list(messages.page(views, state.stream, after=after, limit=_PAGE)):
         documents = [_document.decode(body) for body in page]
         yield separator + b",".join(_encode(_exported(document)) for document in documents)
         after, separator = documents[-1].seq, b","

@@ -72,6 +72,15 @@ def accept_messages(given: Sequence[MessageInput], *, field: str) -> tuple[Messa
     return accepted
 
 
+def message_bytes(message: Message) -> int:
+    """About how many bytes a message takes: those of its free-form members."""
+    free = (
+        message.content, message.tool_calls, message.metadata, message.audio, message.function_call,
+        message.annotations,
+    )  # fmt: skip
+    return sum(len(bytes(part)) for part in free if part is not UNSET)
+
+
 def named_ids(given: Sequence[MessageInput]) -> tuple[str, ...]:
     """The message ids that a client has chosen or refers to."""
     return tuple(

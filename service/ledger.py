@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 
@@ -46,6 +47,17 @@ class Record(msgspec.Struct, frozen=True):
     payload: bytes | None
     salt: bytes | None
     leaf: bytes
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Say of a damaged page that it is the ledger's: views can be built anew, the ledger cannot."""
+    try:
+        yield
+    except database.SQLError as error:
+        if database.is_damage(error):
+            raise LedgerDamaged("The ledger's file is damaged.") from error
+        raise
 
 
 def seal(event: Event) -> Record:
@@ -109,18 +121,21 @@ def identity(connection: Connection) -> str:
     return str(connection.execute(_IDENTITY).get)
 
 
+@_reading()
 def head(connection: Connection) -> Head:
     """The newest event."""
     row = connection.execute(_HEAD).fetchone()
     return Head(0, b"") if row is None else Head(row[0], row[1])
 
 
+@_reading()
 def leaf_at(connection: Connection, position: int) -> bytes | None:
     """The leaf of the event at *position*, or None where there is none."""
     row = connection.execute("SELECT leaf FROM events WHERE position = ?", (position,)).fetchone()
     return None if row is None else row[0]
 
 
+@_reading()
 def find_stream(connection: Connection, tenant_id: str, session_id: str) -> int | None:
     """The key of a session's stream, deleted ones included, or None where there never was one."""
     row = connection.execute(_FIND_STREAM, (tenant_id, session_id)).fetchone()
@@ -133,11 +148,13 @@ def create_stream(connection: Connection, tenant_id: str, session_id: str) -> in
     return int(key)
 
 
+@_reading()
 def version_of(connection: Connection, stream: int) -> int:
     """The version of a stream: its last event's, 0 without events."""
     return int(connection.execute(_STREAM_VERSION, (stream,)).get or 0)
 
 
+@_reading()
 def version_at(connection: Connection, stream: int, time_us: int) -> int:
     """The newest version that was recorded at or before *time_us*; 0 if none was.
 
@@ -158,6 +175,7 @@ def read_after(connection: Connection, position: int, limit: int) -> list[Event]
     return events
 
 
+@_reading()
 def read_records_after(connection: Connection, position: int, limit: int) -> list[Record]:
     """Up to *limit* records behind *position*, in order."""
     return [_record(row) for row in connection.execute(_READ_AFTER, (position, limit))]
@@ -172,10 +190,12 @@ def read_stream(
     limit: int = -1,
 ) -> Iterator[Record]:
     """The records of one stream in order, from behind *after_version* to *to_version*, at most *limit*."""
-    for row in connection.execute(_READ_STREAM, (stream, after_version, to_version, limit)):
-        yield _record(row)
+    with _reading():
+        for row in connection.execute(_READ_STREAM, (stream, after_version, to_version, limit)):
+            yield _record(row)
 
 
+@_reading()
 def read_positions(connection: Connection, positions: Sequence[int]) -> list[Record]:
     """The records at *positions*, in order of position."""
     wanted = msgspec.json.encode(positions).decode()

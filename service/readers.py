@@ -12,7 +12,7 @@ import structlog
 from projections.views import Views
 from service import database
 from service.database import Connection, Location
-from service.errors import Overloaded
+from service.errors import Overloaded, RefusedToStart
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -36,21 +36,33 @@ class Reader:
         """Call *query* with the views, in one snapshot, and the ledger."""
         self._until = time.monotonic() + self._settings.read_timeout_ms / 1000
         views = self._current()
-        with database.snapshot(views):
+        with database.snapshot(self.ledger), database.snapshot(views):
             return query(views, self.ledger)
 
     def _current(self) -> Connection:
-        generation = self._source.generation
-        if self.views is None or generation != self._generation:
+        while self.views is None or self._source.generation != self._generation:
+            generation = self._source.generation
             if self.views is not None:
                 self.views.close()
-            self.views = database.open_reader(self._source.name, self._location, self._settings)
+                self.views = None
+            try:
+                self.views = database.open_reader(
+                    self._location.views(generation), self._location, self._settings
+                )
+            except RefusedToStart as error:
+                if generation == self._source.generation:
+                    raise Overloaded("The views cannot be opened.") from error
+                continue  # a rebuild has put newer ones in their place just now
             self._generation = generation
             self._limit(self.views)
         return self.views
 
     def _limit(self, connection: Connection) -> None:
         connection.set_progress_handler(lambda: time.monotonic() > self._until, database.PROGRESS_STEPS)
+
+    def interrupt(self) -> None:
+        """Have a read that is under way end now. Callable from another thread."""
+        self._until = 0.0
 
     def close(self) -> None:
         """Close both connections."""
@@ -106,7 +118,9 @@ class Readers:
             raise refusal from error
 
     def close(self) -> None:
-        """Wait for the reads under way and close all connections."""
-        self._pool.shutdown()
+        """Stop the reads that are still under way and close all connections."""
+        for reader in self._all:
+            reader.interrupt()
+        self._pool.shutdown(cancel_futures=True)
         for reader in self._all:
             reader.close()

@@ -23,6 +23,8 @@ from service.settings import Settings
 
 log = structlog.get_logger("chatledger")
 
+LISTEN_PAUSE_S = 0.005
+
 
 def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; *announce* is called with the URL once requests are accepted.
@@ -49,13 +51,13 @@ def _first(group: BaseExceptionGroup[RefusedToStart]) -> RefusedToStart:
 
 
 async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
-    port = _claim_address(settings)
+    address, port = _claim_address(settings)
     app = create_app(settings)
-    logging.getLogger("_granian").setLevel(logging.ERROR)  # its start-up warning; errors still show
+    logging.getLogger("_granian").setLevel(logging.ERROR)  # no warning at each start; errors still show
     async with app.lifespan():
         server = Server(
             app,
-            address=settings.host,
+            address=address,
             port=port,
             interface=Interfaces.ASGINL,
             http=HTTPModes.http1,
@@ -65,21 +67,40 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        server.on_startup(lambda: announce(f"http://{host}:{port}"))
         serving = asyncio.ensure_future(server.serve())
-        await server.main_loop_interrupt.wait()
+        stopping = asyncio.ensure_future(server.main_loop_interrupt.wait())
+        listening = asyncio.ensure_future(_wait_until_listening(address, port))
+        listening.add_done_callback(lambda done: done.cancelled() or announce(_url(address, port)))
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
+        stopping.cancel()
         log.info("stopping")
-        done, _ = await asyncio.wait([serving], timeout=settings.shutdown_timeout_ms / 1000)
+        done, _ = await asyncio.wait({serving}, timeout=settings.shutdown_timeout_ms / 1000)
         if not done:
             log.warning("requests were still under way", waited_ms=settings.shutdown_timeout_ms)
-        else:
-            serving.result()
+        elif serving.exception() is not None or not server.interrupt_signal:
+            raise RefusedToStart(f"The server could not listen on {_url(address, port)}.") from serving.exception()
     log.info("stopped")
 
 
-def _claim_address(settings: Settings) -> int:
-    """The port to serve on, after making sure that it is ours to take.
+async def _wait_until_listening(address: str, port: int) -> None:
+    """Wait until connections are taken: granian says so by itself only a moment before."""
+    while True:
+        try:
+            _, connection = await asyncio.open_connection(address, port)
+        except OSError:
+            await asyncio.sleep(LISTEN_PAUSE_S)
+            continue
+        connection.close()
+        return
+
+
+def _url(address: str, port: int) -> str:
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def _claim_address(settings: Settings) -> tuple[str, int]:
+    """The address and port to serve on, after making sure that they are ours to take.
 
     Granian listens with SO_REUSEPORT, so a second server on the same port would get half of the first one's
     requests, and nobody would be told.
@@ -88,18 +109,18 @@ def _claim_address(settings: Settings) -> int:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise RefusedToStart(f"The host {settings.host!r} cannot be resolved.") from error
-    for family, _, _, _, address in found:
-        if not ipaddress.ip_address(address[0]).is_loopback:
-            raise RefusedToStart(
-                f"{settings.host} is not a loopback address, and without API keys the service is open to whoever "
-                f"reaches it. Serve on 127.0.0.1."
-            )
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(address)
-            except OSError as error:
-                what = "in use" if error.errno == errno.EADDRINUSE else "not to be had"
-                raise RefusedToStart(f"Port {settings.port} of {settings.host} is {what}.") from error
-            port = int(probe.getsockname()[1])
-    return port
+    # IPv4 first: `localhost` is both, and most clients try 127.0.0.1.
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    if not ipaddress.ip_address(address[0]).is_loopback:
+        raise RefusedToStart(
+            f"{settings.host} is not a loopback address, and without API keys the service is open to whoever "
+            f"reaches it. Serve on 127.0.0.1."
+        )
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            what = "in use" if error.errno == errno.EADDRINUSE else "not to be had"
+            raise RefusedToStart(f"Port {settings.port} of {settings.host} is {what}.") from error
+        return str(address[0]), int(probe.getsockname()[1])

@@ -59,6 +59,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The most bytes of request bodies that wait for the writer; beyond it 503."""
     group_commands_max: Positive = 512
     """The most commands that one ledger transaction takes."""
+    page_bytes_max: Positive = 16 * 1024 * 1024
+    """The most bytes of messages or events in one answer; a page ends before it, but has at least one."""
+    fork_bytes_max: Positive = 64 * 1024 * 1024
+    """The most bytes of messages that a fork copies; beyond it 413."""
     readers: Annotated[int, Meta(ge=1, le=64)] = 4
     """The number of read-only connections."""
     queue_reads_max: Positive = 1024
@@ -67,8 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The longest time that one read may take in SQLite; beyond it 503."""
     busy_timeout_ms: Positive = 5000
     """How long a connection waits for another one's lock."""
-    wal_checkpoint_pages: Positive = 4000
-    """Pages of 8 KiB in a write-ahead log at which it is copied back into its database."""
+    wal_checkpoint_pages: Positive = 8000
+    """Pages of 4 KiB in a write-ahead log at which it is copied back into its database."""
     idempotency_days: Annotated[int, Meta(ge=7)] = 30
     """How long an Idempotency-Key is remembered, in days; the contract's floor is 7."""
     shutdown_timeout_ms: Positive = 10_000

@@ -3,21 +3,22 @@
 No handler holds a connection or a writer, only one of these; every query below it starts from `self.tenant_id`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import msgspec
 
 from projections import feed, history, messages, sessions
-from service import ledger
+from service import idempotency, ledger
 from service.clock import format_us
 from service.commands import Command, ForkSession
 from service.committer import Committed, Submission
 from service.database import Connection
 from service.documents import event_document, message_document
-from service.errors import InvalidRequest, NotFound
+from service.errors import InvalidRequest, NotFound, TooLarge
 from service.events import Event, ForkedFrom, Message, MessageAppended, MessageRemoved, SessionCreated
 from service.idempotency import Answer, IdempotencyKey
+from service.intake import message_bytes
 from service.ledger import Record
 from service.readers import Readers
 from service.settings import Settings
@@ -108,6 +109,19 @@ class Tenant:
         answer = outcome.answer
         return await self._readers.run(lambda _views, ledger_db: _answer_again(ledger_db, answer))
 
+    async def replayed(self, key: IdempotencyKey) -> Written | None:
+        """The first answer under *key*, or None where it is new.
+
+        Raises:
+            IdempotencyMismatch: the key came with another request before.
+        """
+
+        def query(_views: Connection, ledger_db: Connection) -> Written | None:
+            answer = idempotency.find(ledger_db, self.tenant_id, key)
+            return None if answer is None else _answer_again(ledger_db, answer)
+
+        return await self._readers.run(query)
+
     async def session(self, session_id: str, *, newest: int) -> SessionView:
         """The session with its *newest* messages.
 
@@ -116,7 +130,7 @@ class Tenant:
         """
 
         def query(views: Connection, _ledger: Connection) -> SessionView:
-            return _view(views, _visible(views, self.tenant_id, session_id), newest)
+            return self._view(views, _visible(views, self.tenant_id, session_id), newest)
 
         return await self._readers.run(query)
 
@@ -129,22 +143,25 @@ class Tenant:
             NotFound: there was no such session then.
         """
 
-        def query(_views: Connection, ledger_db: Connection) -> SessionView:
-            stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
-            if stream is None:
-                raise NotFound("session")
-            wanted = ledger.version_at(ledger_db, stream, time_us) if version is None else version or 0
-            if not 1 <= wanted <= ledger.version_of(ledger_db, stream):
+        def query(views: Connection, ledger_db: Connection) -> SessionView:
+            now = _visible(views, self.tenant_id, session_id)
+            wanted = version or 0
+            if time_us is not None:
+                wanted = ledger.version_at(ledger_db, now.stream, time_us)
+            if not 1 <= wanted <= now.version:
                 raise NotFound("version of this session")
-            past = history.replay(_events(ledger_db, stream, wanted))
+            past = history.replay(_events(ledger_db, now.stream, wanted))
             try:
-                return _view(past, _visible(past, self.tenant_id, session_id), newest)
+                return self._view(past, _visible(past, self.tenant_id, session_id), newest)
             finally:
                 past.close()
 
-        if time_us is None and version is None:
-            raise ValueError("a version or a time is needed")
         return await self._readers.run(query)
+
+    def _view(self, views: Connection, state: SessionState, newest: int) -> SessionView:
+        rows = messages.page(views, state.stream, limit=newest + 1, newest_first=True)
+        found, more = take(rows, newest, bytes_max=self._settings.page_bytes_max)
+        return SessionView(state, found[::-1], more)
 
     async def sessions_page(
         self, *, user_id: str | None, archived: bool | None, before_position: int, limit: int
@@ -168,7 +185,7 @@ class Tenant:
 
         def query(views: Connection, _ledger: Connection) -> MessagePage:
             state = _visible(views, self.tenant_id, session_id)
-            found = messages.page(
+            rows = messages.page(
                 views,
                 state.stream,
                 after=messages.FIRST if after is None else after,
@@ -176,7 +193,7 @@ class Tenant:
                 limit=limit + 1,
                 newest_first=newest_first,
             )
-            return MessagePage(state.version, found[:limit], len(found) > limit)
+            return MessagePage(state.version, *take(rows, limit, bytes_max=self._settings.page_bytes_max))
 
         return await self._readers.run(query)
 
@@ -203,11 +220,10 @@ class Tenant:
             stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
             if stream is None:
                 raise NotFound("session")
-            records = list(ledger.read_stream(ledger_db, stream, after_version=after, limit=limit + 1))
-            shown = records[:limit]
-            last = shown[-1].event.version if shown else after
+            records = ledger.read_stream(ledger_db, stream, after_version=after, limit=limit + 1)
+            shown, more = take(map(_document, records), limit, bytes_max=self._settings.page_bytes_max)
             version = ledger.version_of(ledger_db, stream)
-            return EventPage([_document(record) for record in shown], last, len(records) > limit, version)
+            return EventPage(shown, after + len(shown), more, version)
 
         return await self._readers.run(query)
 
@@ -216,9 +232,9 @@ class Tenant:
 
         def query(views: Connection, ledger_db: Connection) -> EventPage:
             positions = feed.positions(views, self.tenant_id, after=after, limit=limit + 1, event_type=event_type)
-            records = ledger.read_positions(ledger_db, positions[:limit])
-            last = records[-1].event.position if records else after
-            return EventPage([_document(record) for record in records], last, len(positions) > limit)
+            records = ledger.read_positions(ledger_db, positions)
+            shown, more = take(map(_document, records), limit, bytes_max=self._settings.page_bytes_max)
+            return EventPage(shown, positions[len(shown) - 1] if shown else after, more)
 
         return await self._readers.run(query)
 
@@ -243,7 +259,10 @@ class Tenant:
                     f"The session has more than {self._settings.fork_events_max} events: too many to fork.",
                     field="$.version",
                 )
-            return _fork(ForkedFrom(source_id, wanted), events, title)
+            fork = _fork(ForkedFrom(source_id, wanted), events, title)
+            if sum(map(message_bytes, fork.messages)) > self._settings.fork_bytes_max:
+                raise TooLarge("session's messages", limit_bytes=self._settings.fork_bytes_max)
+            return fork
 
         return await self._readers.run(query)
 
@@ -255,9 +274,19 @@ def _visible(views: Connection, tenant_id: str, session_id: str) -> SessionState
     return state
 
 
-def _view(views: Connection, state: SessionState, newest: int) -> SessionView:
-    found = messages.page(views, state.stream, limit=newest + 1, newest_first=True)
-    return SessionView(state, found[:newest][::-1], len(found) > newest)
+def take(documents: Iterable[bytes], limit: int, *, bytes_max: int) -> tuple[list[bytes], bool]:
+    """The page that *documents* begin with, and whether there are more behind it.
+
+    It has at most *limit* documents and *bytes_max* bytes, but always one if there is one and a limit for it.
+    """
+    taken: list[bytes] = []
+    size = 0
+    for document in documents:
+        size += len(document)
+        if len(taken) == limit or (taken and size > bytes_max):
+            return taken, True
+        taken.append(document)
+    return taken, False
 
 
 def _events(ledger_db: Connection, stream: int, to_version: int) -> Iterator[Event]:

@@ -22,6 +22,9 @@ from service.settings import Settings
 
 log = structlog.get_logger("chatledger.writer")
 
+CATCH_UP_PAUSE_S = 1.0
+"""How long the writer waits before it tries again to bring views up to date that could not follow."""
+
 Failure: TypeAlias = BaseException
 
 
@@ -59,6 +62,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._closing = False
         self._repairing = False
+        self._behind = False
         # Both are touched by the loop's thread only.
         self._waiting_commands = 0
         self._waiting_bytes = 0
@@ -71,7 +75,7 @@ class Writer:
     @property
     def alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive() and not self._closing
+        return self._thread.is_alive() and not self._closing and self._committer.is_open
 
     @property
     def queue_length(self) -> int:
@@ -125,7 +129,11 @@ class Writer:
     def _gather(self) -> tuple[list[_Waiting], _Signal | None]:
         """Wait for a command or a signal, then take all commands that wait behind it, up to the next signal."""
         group: list[_Waiting] = []
-        found = self._queue.get()
+        try:
+            found = self._queue.get(timeout=CATCH_UP_PAUSE_S if self._behind else None)
+        except Empty:
+            self._catch_up()
+            return group, None
         while True:
             if isinstance(found, _Signal):
                 return group, found
@@ -136,6 +144,14 @@ class Writer:
                 found = self._queue.get_nowait()
             except Empty:
                 return group, None
+
+    def _catch_up(self) -> None:
+        """Bring views that a failure left behind up to date, without waiting for the next write to do it."""
+        try:
+            self._committer.catch_up()
+            self._behind = False
+        except Exception:
+            log.exception("views could not catch up")
 
     def _rebuild(self) -> None:
         try:
@@ -165,8 +181,10 @@ class Writer:
         """Commit a group; a failure of the storage is the outcome of each of its commands."""
         before = self._committer.views.position
         started_us = now_us()
+        self._behind = True
         try:
             outcomes: Sequence[Outcome | Failure] = self._committer.commit(submissions)
+            self._behind = False
         except DomainError as error:
             self._note_failure(error)
             self._repair_if_damaged(error.__cause__)
@@ -200,6 +218,7 @@ class Writer:
         try:
             self._committer.reopen()
             head = ledger.head(self._committer.ledger).position
+            self._catch_up()
         except (RefusedToStart, database.SQLError):
             log.exception("the ledger could not be opened again")
             return OutcomeUnknown()

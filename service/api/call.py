@@ -26,6 +26,10 @@ OPEN_ACTOR = "open"
 _JSON_TYPES = ("application/json",)
 _PATCH_TYPES = ("application/json", "application/merge-patch+json")
 
+# Litestar's conversion takes `null` for "not given" and 1e1 for ten.
+_NUMBERS = ("messages", "as_of_version", "limit", "after", "before")
+_is_number = re.compile(r"[0-9]{1,16}").fullmatch
+
 _IF_MATCH = re.compile(r'"(0|[1-9][0-9]{0,17})"')
 _IF_NONE_MATCH = re.compile(r'\s*(?:W/)?"([^"]*)"\s*(?:,|$)')
 
@@ -36,7 +40,7 @@ class UnsupportedMediaType(DomainError):
     name = "unsupported-media-type"
 
     def __init__(self) -> None:
-        super().__init__("The Content-Type of a body has to be application/json.")
+        super().__init__("The Content-Type of a body has to be application/json, without Content-Encoding.")
 
 
 class Call(Request[Any, Any, Any]):
@@ -135,6 +139,8 @@ class Call(Request[Any, Any, Any]):
         kind = (self._header(b"content-type") or "").partition(";")[0].strip().lower()
         if kind not in (_PATCH_TYPES if self.scope["method"] == "PATCH" else _JSON_TYPES):
             raise UnsupportedMediaType
+        if (self._header(b"content-encoding") or "identity").strip().lower() != "identity":
+            raise UnsupportedMediaType
         check_text(body, depth_max=self.settings.json_depth_max)
         return body
 
@@ -147,12 +153,16 @@ class Call(Request[Any, Any, Any]):
         if not self.scope["query_string"]:
             return
         seen = set()
-        for name, _value in self.query_params.multi_items():
+        for name, value in self.query_params.multi_items():
             if name not in known:
                 raise InvalidRequest("There is no such query parameter.", field=name)
             if name in seen:
                 raise InvalidRequest("The query parameter came twice.", field=name)
             seen.add(name)
+            if name in _NUMBERS and not _is_number(value):
+                raise InvalidRequest("Expected a whole number.", field=name)
+            if name == "archived" and value not in ("true", "false"):
+                raise InvalidRequest("Expected true or false.", field=name)
 
 
 def decode(decoder: "msgspec.json.Decoder[T]", body: bytes, *, where: str = "$") -> T:

@@ -1,6 +1,7 @@
 """What is done to every request, whatever route it takes, if any: request id, headers, log line, counters."""
 
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("chatledger.http")
 
+_METHODS = frozenset({"GET", "POST", "PATCH", "DELETE", "PUT", "OPTIONS"})
+_NO_METHOD = "NONE"
 _REQUEST_ID = b"x-request-id"
 _HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
@@ -38,19 +41,25 @@ class EdgedLitestar(Litestar):
         started_s = time.perf_counter()
         request_id = _request_id(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
-        head = scope["method"] == "HEAD"
+        head, options = scope["method"] == "HEAD", scope["method"] == "OPTIONS"
         if head:
             # RFC 9110 section 9.3.2: HEAD is GET without the content. Routes only have to know GET.
             scope["method"] = "GET"
+        elif options:
+            # Litestar's own answer names only the methods of a path's first handler; its 405 names all.
+            scope["method"] = _NO_METHOD
         status = 0
 
         async def send_edged(message: "Message") -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if options and status == HTTPStatus.METHOD_NOT_ALLOWED:
+                    status = message["status"] = HTTPStatus.NO_CONTENT
+                    message["headers"] = [pair for pair in message["headers"] if pair[0] == b"allow"]
                 headers = [*message["headers"], *_HEADERS, (_REQUEST_ID, request_id.encode())]
                 message["headers"] = headers
-            elif head and message["type"] == "http.response.body":
+            elif (head or status == HTTPStatus.NO_CONTENT) and message["type"] == "http.response.body":
                 message["body"] = b""
             await send(message)  # type: ignore[arg-type]
 
@@ -59,7 +68,8 @@ class EdgedLitestar(Litestar):
 
     def _record(self, scope: Any, request_id: str, status: int, seconds: float) -> None:
         route = scope.get("path_template") or "-"
-        self.http_metrics.observe(scope["method"], route, status, seconds)
+        method = scope["method"] if scope["method"] in _METHODS else "other"  # anybody can make up methods
+        self.http_metrics.observe(method, route, status, seconds)
         if self.log_requests:
             log.info(
                 "request",

@@ -104,7 +104,7 @@ class MessagesController(Controller):
 def _read_one(body: bytes, request: Call) -> AppendMessages:
     check_message_size(body, request.settings)
     given = decode(_message, body)
-    return AppendMessages((accept_message(given, field="$"),), named_ids([given]))
+    return AppendMessages((accept_message(given, field="$"),), named_ids([given]), single=True)
 
 
 def _read_many(body: bytes, request: Call) -> AppendMessages:

@@ -2,20 +2,16 @@
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from litestar import get
-from litestar.enums import MediaType
-from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
+import msgspec
+from litestar import Controller, Litestar, get
 from litestar.params import FromPath
 from openapi_ui_bundles import swagger_ui
 
 from service.api.answer import Answer
+from service.api.call import Call
+from service.api.openapi import SCHEMAS
 from service.errors import NotFound
-
-if TYPE_CHECKING:
-    from litestar.connection import Request
-    from litestar.router import Router
 
 _PAGE = b"""<!DOCTYPE html>
 <html lang="en">
@@ -39,30 +35,37 @@ _START = b"""SwaggerUIBundle({url: "/schema/openapi.json", dom_id: "#swagger-ui"
 _TYPES = {".css": b"text/css", ".js": b"text/javascript", ".png": b"image/png"}
 _FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js")
 
-JSON = JsonRenderPlugin(path="/openapi.json", media_type=MediaType.JSON)
+
+class SchemaController(Controller):
+    """The page, its files and the document."""
+
+    path = "/schema"
+    include_in_schema = False
+
+    @get()
+    async def show_page(self) -> Answer:
+        """The page; it loads the document by itself."""
+        return Answer(_PAGE, content_type=b"text/html; charset=utf-8")
+
+    @get("/openapi.json")
+    async def show_document(self, request: Call) -> Answer:
+        """The OpenAPI document."""
+        return Answer(_document(request.app))
+
+    @get("/files/{name:str}")
+    async def show_file(self, name: FromPath[str]) -> Answer:
+        """One of the page's files."""
+        if name not in _FILES:
+            raise NotFound("file")
+        return Answer(_read(name), content_type=_TYPES[Path(name).suffix])
 
 
-class Page(OpenAPIRenderPlugin):
-    """The page itself, at the root of `/schema`."""
-
-    def __init__(self) -> None:
-        super().__init__(path="/", media_type=MediaType.HTML)
-
-    def render(self, request: "Request[Any, Any, Any]", openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002
-        """The page's HTML; it loads the document by itself."""
-        return _PAGE
-
-    def receive_router(self, router: "Router") -> None:
-        """Add the files that the page needs."""
-        router.register(show_file)
-
-
-@get("/files/{name:str}", include_in_schema=False)
-async def show_file(name: FromPath[str]) -> Answer:
-    """One of the page's files."""
-    if name not in _FILES:
-        raise NotFound("file")
-    return Answer(_read(name), content_type=_TYPES[Path(name).suffix])
+@cache
+def _document(app: Litestar) -> bytes:
+    # Litestar keeps only the components that it has made from annotations itself.
+    document = app.openapi_schema.to_schema()
+    document["components"] = {"schemas": SCHEMAS}
+    return msgspec.json.encode(document)
 
 
 @cache

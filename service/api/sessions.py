@@ -23,9 +23,10 @@ from service.intake import (
     accept_session_id,
     accept_traits,
     check_session_size,
+    message_bytes,
 )
 from service.settings import Settings
-from service.state import SessionState
+from service.state import NO_TRAITS, SessionState
 from service.tenant import SessionView, Written
 
 MESSAGES_MAX = 1000
@@ -219,17 +220,22 @@ class SessionsController(Controller):
         tenant, body = request.tenant(), await request.json_body()
         key, expected = request.idempotency_key(body), request.if_match()
         given = decode(_fork, body)
+        if key is not None:
+            # Before the source is read: it may be gone by the time of a retry.
+            before = await tenant.replayed(key)
+            if before is not None:
+                return _answer(before, _shown(before), status=201)
         command = await tenant.fork_of(session_id, version=given.version, title=given.title)
         check_session_size(
             request.settings,
             title=command.created.title,
             user_id=command.created.user_id,
-            traits=command.created.traits,
+            traits=NO_TRAITS if command.created.traits is UNSET else command.created.traits,
         )
         written = await tenant.write(
             accept_session_id(given.id),
             command,
-            size_bytes=len(body),
+            size_bytes=len(body) + sum(map(message_bytes, command.messages)),
             expected_version=expected,
             idempotency_key=key,
         )
