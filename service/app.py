@@ -1,7 +1,7 @@
 """The composition root: settings become a running application."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -75,9 +75,9 @@ def create_app(settings: Settings | None = None) -> Litestar:
     return app
 
 
-def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[Litestar], object]:
+def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
-    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+    async def lifespan(app: EdgedLitestar) -> AsyncIterator[None]:
         with ExitStack() as stack:
             location = Location.of(settings)
             if not location.memory:
@@ -93,7 +93,7 @@ def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[Litestar], obj
             readers = Readers(location, settings, views, on_damage=writer.repair)
             secret = ledger.identity(committer.ledger).encode()
             readings = _readings(writer, views, location)
-            app.state.services = Services(
+            app.services = Services(
                 settings=settings,
                 writer=writer,
                 readers=readers,

@@ -29,7 +29,7 @@ ANY_VERSION = -1
 """`If-Match: *`: the session has to exist, at whatever version."""
 
 
-class CreateSession(msgspec.Struct, frozen=True, kw_only=True):
+class CreateSession(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Make a session, with its first messages."""
 
     user_id: str | None = None
@@ -39,7 +39,7 @@ class CreateSession(msgspec.Struct, frozen=True, kw_only=True):
     messages: Sequence[Message] = ()
 
 
-class ForkSession(msgspec.Struct, frozen=True, kw_only=True):
+class ForkSession(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Make a session as a copy of *source* as of a version; `created` and `messages` were read from there."""
 
     source: ForkedFrom
@@ -47,7 +47,7 @@ class ForkSession(msgspec.Struct, frozen=True, kw_only=True):
     messages: Sequence[Message]
 
 
-class AppendMessages(msgspec.Struct, frozen=True):
+class AppendMessages(msgspec.Struct, frozen=True, gc=False):
     """Add messages to the end of a session, all or none.
 
     `named` are the ids that the client has chosen, and those of parents: ids that the service has just made
@@ -60,7 +60,7 @@ class AppendMessages(msgspec.Struct, frozen=True):
     """Whether the message was the body itself: then errors name `$.parent_id`."""
 
 
-class UpdateSession(msgspec.Struct, frozen=True):
+class UpdateSession(msgspec.Struct, frozen=True, gc=False):
     """Change a session's own members by a merge patch."""
 
     changes: SessionChanges
@@ -68,13 +68,13 @@ class UpdateSession(msgspec.Struct, frozen=True):
     """Called with the state that would come out; raises where a limit is passed."""
 
 
-class RemoveMessage(msgspec.Struct, frozen=True):
+class RemoveMessage(msgspec.Struct, frozen=True, gc=False):
     """Take a message out of readers' sight."""
 
     message_id: str
 
 
-class DeleteSession(msgspec.Struct, frozen=True):
+class DeleteSession(msgspec.Struct, frozen=True, gc=False):
     """Take a session out of readers' sight."""
 
 
@@ -83,14 +83,14 @@ Command: TypeAlias = (
 )
 
 
-class StoredMessage(msgspec.Struct, frozen=True):
+class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     """A message that the session has under an id: the event that added it, and whether it was removed since."""
 
     event: Event
     removed: bool
 
 
-class Context(msgspec.Struct, frozen=True):
+class Context(msgspec.Struct, frozen=True, gc=False):
     """What a decision needs to know. `taken` is also true of a session that readers no longer see.
 
     `stored` has the session's messages of the ids that the command names; `source` is a fork's source session.
@@ -103,7 +103,7 @@ class Context(msgspec.Struct, frozen=True):
     source: SessionState | None = None
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """The events to append, and what the answer shows: the session, or messages in order.
 
     A message to show is the index of its event in `events`, or one that was stored before.

@@ -38,7 +38,7 @@ KNOWN_STATES_MAX = 4_000
 _US_PER_DAY = 24 * 60 * 60 * 1_000_000
 
 
-class Submission(msgspec.Struct, frozen=True, kw_only=True):
+class Submission(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A command with the envelope that it came in."""
 
     tenant_id: str
@@ -50,7 +50,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: IdempotencyKey | None = None
 
 
-class Committed(msgspec.Struct, frozen=True, kw_only=True):
+class Committed(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A command that is durable and readable.
 
     `state` is the session after it (None once deleted), `messages` the JSON of those that the answer shows.
@@ -61,7 +61,7 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
     messages: list[bytes] | None
 
 
-class Replayed(msgspec.Struct, frozen=True):
+class Replayed(msgspec.Struct, frozen=True, gc=False):
     """A command that was committed before, under the same Idempotency-Key."""
 
     answer: Answer

@@ -10,7 +10,7 @@ from service.state import SessionState
 _encode = msgspec.json.Encoder().encode
 
 
-class MessageDocument(MessageFields, frozen=True, kw_only=True, omit_defaults=True):
+class MessageDocument(MessageFields, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A message as given, and the four members that the service owns."""
 
     id: str
@@ -19,7 +19,7 @@ class MessageDocument(MessageFields, frozen=True, kw_only=True, omit_defaults=Tr
     created_at: str
 
 
-class SessionDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SessionDocument(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A session as readers see it. Only `forked_from` is left out where there is none."""
 
     id: str
@@ -36,7 +36,7 @@ class SessionDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     forked_from: ForkedFrom | None = None
 
 
-class EventDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EventDocument(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """An event as auditors see it; `data` is the payload as stored, or null beside `erased`."""
 
     position: int

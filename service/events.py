@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw, UnsetType
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 
 
-class MessageFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class MessageFields(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What a client may say in a message, in the OpenAI chat-completions form, and keeps its JSON values.
 
     `UNSET` is "not given" and stays out of every answer; `None` is a null that was given and comes back as one.
@@ -34,21 +34,21 @@ class MessageFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     annotations: Raw | UnsetType = UNSET
 
 
-class Message(MessageFields, frozen=True, kw_only=True, omit_defaults=True):
+class Message(MessageFields, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A message as the ledger keeps it: its id is settled, and `created_at` is there only if a client gave it."""
 
     id: str
     created_at: str | UnsetType = UNSET
 
 
-class ForkedFrom(msgspec.Struct, frozen=True):
+class ForkedFrom(msgspec.Struct, frozen=True, gc=False):
     """The session, and the version of it, that a fork copies."""
 
     session_id: str
     version: int
 
 
-class SessionCreated(msgspec.Struct, frozen=True, omit_defaults=True):
+class SessionCreated(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A session exists from here on. `created_at` is there only if an import knew better."""
 
     user_id: str | None = None
@@ -58,14 +58,14 @@ class SessionCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     created_at: str | None = None
 
 
-class MessageAppended(msgspec.Struct, frozen=True):
+class MessageAppended(msgspec.Struct, frozen=True, gc=False):
     """A message was added as number `seq` (1, 2, 3 …) of its session; removals leave the numbers as they are."""
 
     seq: int
     message: Message
 
 
-class SessionChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class SessionChanges(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """A JSON merge patch (RFC 7396) of a session: null takes a member back to its default."""
 
     title: str | None | UnsetType = UNSET
@@ -74,23 +74,23 @@ class SessionChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     archived: bool | None | UnsetType = UNSET
 
 
-class SessionUpdated(msgspec.Struct, frozen=True):
+class SessionUpdated(msgspec.Struct, frozen=True, gc=False):
     """The session's own members were changed."""
 
     changes: SessionChanges
 
 
-class MessageRemoved(msgspec.Struct, frozen=True):
+class MessageRemoved(msgspec.Struct, frozen=True, gc=False):
     """Readers no longer see the message; its event stays."""
 
     message_id: str
 
 
-class SessionDeleted(msgspec.Struct, frozen=True):
+class SessionDeleted(msgspec.Struct, frozen=True, gc=False):
     """Readers no longer see the session; its events stay and its id stays taken."""
 
 
-class SessionErased(msgspec.Struct, frozen=True):
+class SessionErased(msgspec.Struct, frozen=True, gc=False):
     """The payloads of the session's earlier events were removed for good."""
 
     reason: str
@@ -125,7 +125,7 @@ UPCASTERS: dict[tuple[str, int], Upcaster] = {}
 """From the payload of a (type, schema) to the payload of the same type's next schema."""
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One event in its place, as projections get it.
 
     `stream` is the session's integer key in the ledger; `recorded_at` is in microseconds since the epoch;

@@ -17,14 +17,14 @@ _PRUNE = """DELETE FROM idempotency WHERE recorded_at < ?
 _decode_ranges = msgspec.json.Decoder(list[tuple[int, int]]).decode
 
 
-class IdempotencyKey(msgspec.Struct, frozen=True):
+class IdempotencyKey(msgspec.Struct, frozen=True, gc=False):
     """A client's key and the SHA-256 of the request that it came with."""
 
     key: str
     fingerprint: bytes
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """Where the answer of a command can be made from, at any time, out of the ledger.
 
     `version` is the session's after the command. `positions` are those of the messages to show, in order;

@@ -14,7 +14,7 @@ from service.settings import Settings
 from service.state import NO_TRAITS
 
 
-class MessageInput(MessageFields, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class MessageInput(MessageFields, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A message as it comes in: any in the OpenAI chat-completions form. A null id or time is none."""
 
     id: str | None | UnsetType = UNSET

@@ -32,14 +32,14 @@ _VERSION_AT = "SELECT max(version) FROM events WHERE stream = ? AND recorded_at 
 _LAST_VERSION = 2**63 - 1
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """The newest event's position and leaf; 0 and no bytes for an empty ledger."""
 
     position: int
     leaf: bytes
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """An event as it lies in the ledger: `payload` and `salt` are None once erased."""
 
     event: Event

@@ -13,7 +13,7 @@ LEAF_PREFIX = b"\x00"
 """RFC 6962 section 2.1: leaves and inner nodes hash under different prefixes, so neither passes for the other."""
 
 
-class LeafRecord(msgspec.Struct, frozen=True):
+class LeafRecord(msgspec.Struct, frozen=True, gc=False):
     """What a leaf says of its event: all but the payload, for which the commitment stands.
 
     The fields are in the order of their names, so that the encoding is that of RFC 8785: no white space, keys

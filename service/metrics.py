@@ -1,5 +1,6 @@
 """What /metrics shows, in the Prometheus text format. Plain counters, collected only when somebody asks."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -34,11 +35,7 @@ class HttpMetrics:
             series = self._series[key] = _Series()
         series.count += 1
         series.sum_s += seconds
-        for number, bound in enumerate(_BUCKETS_S):
-            if seconds <= bound:
-                series.buckets[number] += 1
-                return
-        series.buckets[-1] += 1
+        series.buckets[bisect_left(_BUCKETS_S, seconds)] += 1
 
     def collect(self) -> Metric:
         """The histogram."""

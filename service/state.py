@@ -22,7 +22,7 @@ from service.jsontext import merge_patch
 NO_TRAITS = b"{}"
 
 
-class SessionState(msgspec.Struct, frozen=True, kw_only=True):
+class SessionState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A session that readers can see. Times are microseconds since the epoch; `traits` is JSON.
 
     `last_seq` is the number of its newest message and never falls; `message_count` leaves removed ones out;
@@ -62,7 +62,7 @@ def changed(state: SessionState, changes: SessionChanges) -> dict[str, object]:
     return values
 
 
-class Tally(msgspec.Struct, frozen=True):
+class Tally(msgspec.Struct, frozen=True, gc=False):
     """What a run of message events comes to: all that a session's row needs of them."""
 
     version: int

@@ -26,7 +26,7 @@ from service.state import NO_TRAITS, SessionState, evolve
 from service.writer import Writer
 
 
-class Written(msgspec.Struct, frozen=True):
+class Written(msgspec.Struct, frozen=True, gc=False):
     """The answer to a command: the session's version and state behind it, and the messages that it names."""
 
     version: int
@@ -35,7 +35,7 @@ class Written(msgspec.Struct, frozen=True):
     replayed: bool = False
 
 
-class SessionView(msgspec.Struct, frozen=True):
+class SessionView(msgspec.Struct, frozen=True, gc=False):
     """A session and, if asked for, its newest messages, oldest first."""
 
     state: SessionState
@@ -43,7 +43,7 @@ class SessionView(msgspec.Struct, frozen=True):
     has_earlier: bool
 
 
-class MessagePage(msgspec.Struct, frozen=True):
+class MessagePage(msgspec.Struct, frozen=True, gc=False):
     """Messages of one session at its `version`."""
 
     version: int
@@ -51,7 +51,7 @@ class MessagePage(msgspec.Struct, frozen=True):
     has_more: bool
 
 
-class EventPage(msgspec.Struct, frozen=True):
+class EventPage(msgspec.Struct, frozen=True, gc=False):
     """Events, and the version (of a session) or position (of the ledger) of the last one of them."""
 
     events: list[bytes]

@@ -28,7 +28,7 @@ CATCH_UP_PAUSE_S = 1.0
 Failure: TypeAlias = BaseException
 
 
-class _Waiting(msgspec.Struct, frozen=True):
+class _Waiting(msgspec.Struct, frozen=True, gc=False):
     submission: Submission
     size_bytes: int
     future: "asyncio.Future[Committed | Replayed]"

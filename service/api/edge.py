@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from litestar import Litestar
 
+from service.api.state import Services
 from service.ids import is_request_id, new_id
 from service.metrics import HttpMetrics
 
@@ -26,6 +27,7 @@ class EdgedLitestar(Litestar):
     """Litestar with our edge around its routing: middleware would not see a path that no route has."""
 
     http_metrics: HttpMetrics
+    services: Services
     log_requests: bool = True
 
     async def __call__(
