@@ -6,7 +6,7 @@ from itertools import islice
 
 from projections.projection import Projection
 from service.database import Bulk, Connection
-from service.events import TYPES, Event
+from service.events import SESSION_CREATED, TYPES, Event
 
 # By type first: a filter on a rare type is one short range. All types together are as many ranges, merged.
 TABLES = """
@@ -24,7 +24,12 @@ CREATE TABLE feed (
 
 _INSERT_TENANT = "INSERT INTO feed_tenants (tenant_id) VALUES (?) ON CONFLICT DO NOTHING"
 _FIND_TENANT = "SELECT key FROM feed_tenants WHERE tenant_id = ?"
-_INSERT = Bulk("INSERT INTO feed", "(?, ?, ?)")
+_INSERT = Bulk(
+    "WITH found (tenant_id, type, position) AS (",
+    "(?, ?, ?)",
+    """) INSERT INTO feed SELECT feed_tenants.key, found.type, found.position
+    FROM found JOIN feed_tenants ON feed_tenants.tenant_id = found.tenant_id""",
+)
 _PAGE = "SELECT position FROM feed WHERE tenant = ? AND type = ? AND position > ? ORDER BY position LIMIT ?"
 
 QUERIES = (_FIND_TENANT, _PAGE)
@@ -36,15 +41,11 @@ _NUMBERS = {name: number for number, name in enumerate(TYPES, start=1)}
 
 def apply(db: Connection, events: Sequence[Event]) -> None:
     """Note each event's position under its tenant and type."""
-    tenants: dict[str, int] = {}
-    rows = []
-    for event in events:
-        key = tenants.get(event.tenant_id)
-        if key is None:
-            db.execute(_INSERT_TENANT, (event.tenant_id,))
-            key = tenants[event.tenant_id] = db.execute(_FIND_TENANT, (event.tenant_id,)).get
-        rows.append((key, _NUMBERS[event.type], event.position))
-    _INSERT.execute(db, rows)
+    # A tenant's first event makes a session, so that no other event has to look whether the tenant is known.
+    tenants = {event.tenant_id: None for event in events if event.type == SESSION_CREATED}
+    for tenant_id in tenants:
+        db.execute(_INSERT_TENANT, (tenant_id,))
+    _INSERT.execute(db, [(event.tenant_id, _NUMBERS[event.type], event.position) for event in events])
 
 
 def positions(db: Connection, tenant_id: str, *, after: int, limit: int, event_type: str | None = None) -> list[int]:

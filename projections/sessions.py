@@ -104,7 +104,13 @@ def find(db: Connection, tenant_id: str, session_id: str) -> SessionState | None
 
 
 def page(
-    db: Connection, tenant_id: str, *, user_id: str | None, archived: bool | None, before_position: int, limit: int
+    db: Connection,
+    tenant_id: str,
+    *,
+    user_id: str | None,
+    archived: bool | None,
+    before_position: int,
+    limit: int,
 ) -> list[SessionState]:
     """Up to *limit* sessions, last active first, whose last event stands before *before_position*.
 

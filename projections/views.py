@@ -81,6 +81,7 @@ class Views:
             Why they were built anew, or None if they were not.
         """
         self._discard([number for number in self._location.generations() if number < self.generation])
+        self._location.remove_unfinished_views()
         reason = self._try_open(ledger_db) if self.generation else "there were no views"
         if reason is None:
             self.catch_up(ledger_db, progress)
@@ -161,7 +162,7 @@ class Views:
         It gets its name only once it is whole and on the disk: a crash before leaves a file to delete.
         """
         generation = self.generation + 1
-        building = self._location.views(generation) + ".building"
+        building = self._location.views(generation) + database.BUILDING
         db = self._build(building, ledger_db, progress)
         old = self._db
         if self._location.memory:
@@ -179,8 +180,6 @@ class Views:
 
     def _build(self, building: str, ledger_db: Connection, progress: Progress | None) -> Connection:
         name = self._location.views(self.generation + 1) if self._location.memory else building
-        if not self._location.memory:
-            database.remove(building)
         db = database.open_views(name, self._location, self._settings)
         database.prepare_bulk(db, self._location)
         with database.immediate(db):
@@ -218,4 +217,3 @@ def _head_of(ledger_db: Connection, events: Sequence[Event]) -> Head:
         raise LedgerDamaged("The ledger ends before the position of its newest event.")
     position = events[-1].position
     return Head(position, ledger.leaf_at(ledger_db, position) or b"")
-

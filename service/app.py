@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
             health.ready,
             health.show_metrics,
         ],
-        lifespan=[_lifespan(chosen, http)],
+        lifespan=[_lifespan(chosen, http)],  # type: ignore[list-item]  # it gets this very class
         request_class=Call,
         request_max_body_size=chosen.body_bytes_max,
         openapi_config=OpenAPIConfig(

@@ -108,7 +108,9 @@ def _say_rejected() -> Callable[[Rejected], None]:
 @click.option("--tenant", help="Only this tenant's.  [default: default; with --events all tenants]")
 @click.option("--events", is_flag=True, help="Every event as CloudEvents 1.0 JSON lines.")
 @click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to write.  [default: standard output]"
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to write.  [default: standard output]",
 )
 def export(database: str | None, tenant: str | None, events: bool, output: Path | None) -> None:  # noqa: FBT001
     """Write sessions as the JSON lines that import reads, or every event."""

@@ -78,9 +78,7 @@ class DeleteSession(msgspec.Struct, frozen=True, gc=False):
     """Take a session out of readers' sight."""
 
 
-Command: TypeAlias = (
-    CreateSession | ForkSession | AppendMessages | UpdateSession | RemoveMessage | DeleteSession
-)
+Command: TypeAlias = CreateSession | ForkSession | AppendMessages | UpdateSession | RemoveMessage | DeleteSession
 
 
 class StoredMessage(msgspec.Struct, frozen=True, gc=False):
@@ -180,9 +178,7 @@ def _fork(context: Context, command: ForkSession, expected_version: int | None) 
     return Decision([created, *_number(command.messages, after=0)])
 
 
-def _append(
-    state: SessionState, context: Context, command: AppendMessages, expected_version: int | None
-) -> Decision:
+def _append(state: SessionState, context: Context, command: AppendMessages, expected_version: int | None) -> Decision:
     new: list[Message] = []
     shown: list[int | StoredMessage] = []
     for message in command.messages:
@@ -209,9 +205,7 @@ def _same(message: Message, stored: StoredMessage) -> StoredMessage:
     return stored
 
 
-def _check_parents(
-    messages: Sequence[Message], stored: Mapping[str, StoredMessage], *, single: bool
-) -> None:
+def _check_parents(messages: Sequence[Message], stored: Mapping[str, StoredMessage], *, single: bool) -> None:
     earlier: set[str] = set()
     for number, message in enumerate(messages):
         parent = message.parent_id

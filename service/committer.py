@@ -25,10 +25,10 @@ from service.commands import (
 )
 from service.database import Connection, Location
 from service.documents import message_document
-from service.errors import DomainError, OutcomeUnknown, Overloaded, RefusedToStart
+from service.errors import DomainError, LedgerDamaged, OutcomeUnknown, Overloaded, RefusedToStart
 from service.events import Event, MessageAppended, MessageRemoved, type_of
 from service.idempotency import Answer, IdempotencyKey
-from service.ledger import Head, Record
+from service.ledger import Head
 from service.settings import Settings
 from service.state import SessionState, evolve
 
@@ -76,15 +76,11 @@ class _Group:
     `states` begins with what the committer knows of before.
     """
 
-    def __init__(self, head: Head, states: dict[tuple[str, str], SessionState | None]) -> None:
-        self.position = head.position
-        self.records: list[Record] = []
+    def __init__(self, position: int, states: dict[tuple[str, str], SessionState | None]) -> None:
+        self.position = position
+        self.events: list[Event] = []
         self.states = states
         self.messages: dict[tuple[int, str], StoredMessage] = {}
-
-    def head(self) -> Head:
-        newest = self.records[-1]
-        return Head(newest.event.position, newest.leaf)
 
 
 class Committer:
@@ -96,6 +92,9 @@ class Committer:
         self._settings = settings
         self._ledger: Connection | None = None
         self._states: dict[tuple[str, str], SessionState | None] = {}
+        # Whether the views are known to be at the ledger's head. Nobody else writes while this process holds
+        # the ledger's lock, and if somebody did, the guard on positions would refuse our next event.
+        self._in_step = False
 
     @property
     def is_open(self) -> bool:
@@ -115,8 +114,13 @@ class Committer:
         Raises:
             RefusedToStart: rule 10.
         """
-        self._ledger = database.open_ledger(self._location, self._settings)
-        ledger.check_tail(self._ledger)
+        connection = database.open_ledger(self._location, self._settings)
+        try:
+            ledger.check_tail(connection)
+        except LedgerDamaged:
+            connection.close()
+            raise
+        self._ledger, self._in_step = connection, False
 
     def reopen(self) -> None:
         """Start over with a fresh connection after a commit of unknown outcome; the views catch up with it."""
@@ -147,18 +151,17 @@ class Committer:
             CommitFailed: nobody knows whether the group was written; `reopen` before anything else.
         """
         self._open_again()
-        outcomes: list[Outcome] = []
         states, self._states = self._states, {}
         try:
             with database.immediate(self.ledger):
-                head = ledger.head(self.ledger)
-                if head.position != self.views.position or len(states) > KNOWN_STATES_MAX:
+                if not self._in_step or len(states) > KNOWN_STATES_MAX:
                     self.views.catch_up(self.ledger)
                     states = {}
-                group = _Group(head, states)
-                for submission in submissions:
-                    outcomes.append(self._decide(group, submission))
-                ledger.write(self.ledger, group.records)
+                self._in_step = False
+                group = _Group(self.views.position, states)
+                outcomes = [self._decide(group, submission) for submission in submissions]
+                records = ledger.seal(group.events)
+                ledger.write(self.ledger, records)
                 self._prune(submissions)
         except ProjectionFailed as error:
             raise Overloaded("The views cannot follow the ledger.", retry_after_s=5) from error
@@ -167,9 +170,11 @@ class Committer:
             if refusal is None:
                 raise
             raise refusal from error
-        if group.records:
-            self._show(group)
-        self._states = group.states  # only now: after a failure they are read anew
+        if group.events:
+            newest = records[-1]
+            self._show(group.events, Head(newest.event.position, newest.leaf))
+        # Only now: after a failure the head and the states are read anew.
+        self._in_step, self._states = True, group.states
         return outcomes
 
     def _open_again(self) -> None:
@@ -185,10 +190,10 @@ class Committer:
         self._open_again()
         self.views.catch_up(self.ledger)
 
-    def _show(self, group: _Group) -> None:
+    def _show(self, events: Sequence[Event], head: Head) -> None:
         """Bring the views to the committed head. If that fails the events are durable, and are shown later."""
         try:
-            self.views.apply([record.event for record in group.records], group.head())
+            self.views.apply(events, head)
         except (database.SQLError, database.CommitFailed, ProjectionFailed) as error:
             raise OutcomeUnknown from error
 
@@ -204,17 +209,15 @@ class Committer:
         except DomainError as refusal:
             return refusal
         stream = self._stream(context, submission)
-        records = self._seal(group, submission, context, decision, stream)
-        state = self._advance(group, submission, context, records)
-        return self._answer(submission, decision, records, context, state, stream)
+        events = self._place(group, submission, context, decision, stream)
+        state = self._advance(group, submission, context, events)
+        return self._answer(submission, decision, events, context, state, stream)
 
     def _context(self, group: _Group, submission: Submission) -> Context:
         tenant_id, session_id, command = submission.tenant_id, submission.session_id, submission.command
         state = self._state(group, tenant_id, session_id)
         making = isinstance(command, (CreateSession, ForkSession))
-        taken = state is not None or (
-            making and ledger.find_stream(self.ledger, tenant_id, session_id) is not None
-        )
+        taken = state is not None or (making and ledger.find_stream(self.ledger, tenant_id, session_id) is not None)
         stored = {} if state is None else self._stored(group, state.stream, named_ids(command))
         source = None
         if isinstance(command, ForkSession):
@@ -243,14 +246,14 @@ class Committer:
             return context.state.stream
         return ledger.create_stream(self.ledger, submission.tenant_id, submission.session_id)
 
-    def _seal(
+    def _place(
         self, group: _Group, submission: Submission, context: Context, decision: Decision, stream: int
-    ) -> list[Record]:
+    ) -> list[Event]:
+        """Give what was decided its positions and versions."""
         version = 0 if context.state is None else context.state.version
         recorded_at = now_us()
-        records = []
-        for number, data in enumerate(decision.events, start=1):
-            event = Event(
+        return [
+            Event(
                 position=group.position + number,
                 stream=stream,
                 tenant_id=submission.tenant_id,
@@ -262,23 +265,23 @@ class Committer:
                 request_id=submission.request_id,
                 data=data,
             )
-            records.append(ledger.seal(event))
-        return records
+            for number, data in enumerate(decision.events, start=1)
+        ]
 
     def _advance(
-        self, group: _Group, submission: Submission, context: Context, records: list[Record]
+        self, group: _Group, submission: Submission, context: Context, events: list[Event]
     ) -> SessionState | None:
-        """Let the group know of *records*, and return the session's state behind them."""
-        group.records.extend(records)
-        group.position += len(records)
-        for record in records:
-            event, data = record.event, record.event.data
+        """Let the group know of *events*, and return the session's state behind them."""
+        group.events.extend(events)
+        group.position += len(events)
+        for event in events:
+            data = event.data
             if isinstance(data, MessageAppended):
                 group.messages[event.stream, data.message.id] = StoredMessage(event, removed=False)
             elif isinstance(data, MessageRemoved):
                 stored = context.stored[data.message_id]
                 group.messages[event.stream, data.message_id] = msgspec.structs.replace(stored, removed=True)
-        state = evolve(context.state, [record.event for record in records])
+        state = evolve(context.state, events)
         group.states[submission.tenant_id, submission.session_id] = state
         return state
 
@@ -286,23 +289,19 @@ class Committer:
         self,
         submission: Submission,
         decision: Decision,
-        records: list[Record],
+        events: list[Event],
         context: Context,
         state: SessionState | None,
         stream: int,
     ) -> Committed:
-        if records:
-            version = records[-1].event.version
-        else:
-            version = 0 if context.state is None else context.state.version
+        unchanged = 0 if context.state is None else context.state.version
+        version = events[-1].version if events else unchanged
         positions = documents = None
         if decision.shown is not None:
-            events = [
-                records[shown].event if isinstance(shown, int) else shown.event for shown in decision.shown
-            ]
-            positions = [event.position for event in events]
+            shown = [events[place] if isinstance(place, int) else place.event for place in decision.shown]
+            positions = [event.position for event in shown]
             documents = [
-                message_document(event, event.data) for event in events if isinstance(event.data, MessageAppended)
+                message_document(event, event.data) for event in shown if isinstance(event.data, MessageAppended)
             ]
         if submission.idempotency_key is not None:
             answer = Answer(stream, version, positions)
@@ -316,4 +315,3 @@ class Committer:
         if remembered:
             before_us = now_us() - self._settings.idempotency_days * _US_PER_DAY
             idempotency.prune(self.ledger, before_us=before_us, limit=2 * remembered)
-

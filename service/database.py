@@ -6,6 +6,7 @@ lost that way in a trial.
 """
 
 import fcntl
+import glob
 import itertools
 import os
 import re
@@ -37,10 +38,25 @@ SQLError = apsw.Error
 LEDGER_APPLICATION_ID = 0x434C4C47  # "CLLG", in the file's header: what `file` and we know a ledger by
 VIEWS_APPLICATION_ID = 0x434C5657  # "CLVW"
 CACHE_KIB = 64 * 1024
+STATEMENTS_CACHED = 512  # a group's statements come in 64 lengths each, see Bulk
 SQLITE_VERSION_MIN = (3, 51, 3)  # before it: the WAL-reset bug, https://www.sqlite.org/wal.html
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
+BUILDING = ".building"  # behind the name of views that are not whole yet
 NETWORK_FILESYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ceph", "glusterfs", "lustre", "fuse.sshfs", "fuse.s3fs"}
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "afs",
+        "9p",
+        "ceph",
+        "glusterfs",
+        "lustre",
+        "fuse.sshfs",
+        "fuse.s3fs",
+    }
 )
 
 _memory_names = itertools.count(1)
@@ -81,6 +97,12 @@ class Location(msgspec.Struct, frozen=True):
     def views(self, generation: int) -> str:
         """The name of the views of one generation."""
         return f"{self.ledger}.views.{generation:06d}.db"
+
+    def remove_unfinished_views(self) -> None:
+        """Remove what a crash in the middle of a rebuild has left."""
+        if not self.memory:
+            for leftover in self.folder.glob(f"{glob.escape(Path(self.ledger).name)}.views.*{BUILDING}*"):
+                leftover.unlink(missing_ok=True)
 
     def generations(self) -> list[int]:
         """The numbers of the views files that are there, in order."""
@@ -158,7 +180,7 @@ def _open(name: str, *, memory: bool, flags: int, busy_timeout_ms: int) -> Conne
     if memory:
         name, flags = f"file:{name}?vfs=memdb", apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         flags |= apsw.SQLITE_OPEN_URI
-    connection = apsw.Connection(name, flags=flags)
+    connection = apsw.Connection(name, flags=flags, statementcachesize=STATEMENTS_CACHED)
     connection.set_busy_timeout(busy_timeout_ms)
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
@@ -207,7 +229,9 @@ def open_foreign(path: Path, settings: Settings) -> Connection:
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise RefusedToStart(f"{path.name} is not an SQLite database, or is damaged.") from error
     except apsw.ReadOnlyError as error:
-        raise RefusedToStart(f"{path.name} has an unfinished transaction; open it with its own program first.") from error
+        raise RefusedToStart(
+            f"{path.name} has an unfinished transaction; open it with its own program first."
+        ) from error
 
 
 def open_memory() -> Connection:
@@ -273,7 +297,7 @@ def remove(name: str) -> None:
 
 def put_in_place(name: str, final_name: str) -> None:
     """Give a finished, closed database its name, so that it has it also after a power cut."""
-    os.replace(name, final_name)
+    Path(name).replace(final_name)
     descriptor = os.open(Path(final_name).parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -389,26 +413,24 @@ def snapshot(connection: Connection) -> Iterator[None]:
 
 
 class Bulk:
-    """A statement over many rows at a time: `VALUES` with 64, 16, 4 or 1 of them.
+    """A statement over many rows at a time: one `VALUES` for up to 64 of them.
 
-    APSW gives up Python's interpreter lock around each step of SQLite, and under load the writer waits up to a
-    switch interval to get it back. One step for 64 rows instead of 64 took the append from 0.28 to over 0.5 of a
-    handler that does nothing, and a rebuild is faster by a third (docs/decisions/0007-many-rows-a-step.md).
+    APSW gives Python's interpreter lock back around each step of SQLite, and under load the writer waits some
+    80 µs to get it again. One step instead of one for each row halves the time of a group, and a rebuild is
+    faster by a third (docs/decisions/0007-many-rows-a-step.md).
     """
 
-    _SIZES = (64, 16, 4, 1)
+    ROWS_MAX = 64
 
     def __init__(self, before: str, row: str, after: str = "") -> None:
         """Write SQL as `{before} VALUES {row}, {row} … {after}`."""
-        self._statements = [(size, f"{before} VALUES {', '.join([row] * size)} {after}") for size in self._SIZES]
+        self._statements = [f"{before} VALUES {', '.join([row] * count)} {after}" for count in range(self.ROWS_MAX + 1)]
 
     def execute(self, connection: Connection, rows: "Sequence[tuple[apsw.SQLiteValue, ...]]") -> None:
         """Run the statement for all of *rows*, in order."""
-        start, count = 0, len(rows)
-        for size, sql in self._statements:
-            while count - start >= size:
-                connection.execute(sql, list(chain.from_iterable(rows[start : start + size])))
-                start += size
+        for start in range(0, len(rows), self.ROWS_MAX):
+            part = rows[start : start + self.ROWS_MAX]
+            connection.execute(self._statements[len(part)], list(chain.from_iterable(part)))
 
 
 def is_damage(error: BaseException | None) -> bool:
@@ -435,5 +457,3 @@ def to_domain_error(error: apsw.Error) -> DomainError | None:
     if isinstance(error, (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError)):
         return Overloaded("The storage does not answer as it should.", retry_after_s=5)
     return None
-
-

@@ -144,7 +144,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     data: EventData | None
 
 
-class UnknownEvent(Exception):  # noqa: N818  # it is a fact about a payload; ledger.py makes the error of it
+class UnknownEvent(Exception):  # it is a fact about a payload; ledger.py makes the error of it
     """A payload of a type or schema that this version of chatledger does not know."""
 
 

@@ -126,5 +126,3 @@ def _cloud_event(record: Record, source: str) -> CloudEvent:
         leaf=record.leaf.hex(),
         salt=None if record.salt is None else record.salt.hex(),
     )
-
-

@@ -100,7 +100,11 @@ def open_source(path: Path, settings: Settings, *, tenant_id: str) -> Source:
 
 
 def run(
-    committer: Committer, source: Source, *, on_rejected: Callable[[Rejected], None], on_progress: Callable[[int], None]
+    committer: Committer,
+    source: Source,
+    *,
+    on_rejected: Callable[[Rejected], None],
+    on_progress: Callable[[int], None],
 ) -> Report:
     """Import all of *source*. What is rejected takes nothing else with it."""
     report = Report()
@@ -122,14 +126,10 @@ def run(
     return report
 
 
-def _commit(
-    committer: Committer, group: list[Found], report: Report, on_rejected: Callable[[Rejected], None]
-) -> None:
+def _commit(committer: Committer, group: list[Found], report: Report, on_rejected: Callable[[Rejected], None]) -> None:
     outcomes = committer.commit(
         [
-            Submission(
-                tenant_id=found.tenant_id, session_id=found.session_id, actor=ACTOR, command=found.command
-            )
+            Submission(tenant_id=found.tenant_id, session_id=found.session_id, actor=ACTOR, command=found.command)
             for found in group
         ]
     )
@@ -161,7 +161,11 @@ def _is_present(connection: Connection, found: Found) -> bool:
         return False
     created = data[0]
     traits = NO_TRAITS if created.traits is UNSET else created.traits
-    if (created.user_id, created.title, created.created_at) != (command.user_id, command.title, command.created_at):
+    if (created.user_id, created.title, created.created_at) != (
+        command.user_id,
+        command.title,
+        command.created_at,
+    ):
         return False
     return same_json(traits, command.traits) and all(
         isinstance(stored, MessageAppended) and _same_message(stored.message, message, has_id=has_id)
@@ -283,9 +287,7 @@ def _crud_store(path: Path, settings: Settings, tenant_id: str) -> Source:
     return Source(items=items(), total=total, unit="sessions", done=lambda: done)
 
 
-def _parse_row(
-    row: tuple[Any, ...], messages: list[tuple[Any, ...]], settings: Settings, tenant_id: str
-) -> Item:
+def _parse_row(row: tuple[Any, ...], messages: list[tuple[Any, ...]], settings: Settings, tenant_id: str) -> Item:
     """A session of the CRUD store as the line that it would be in the other format."""
     session_id, tenant, user_id, traits, created_at = row
     where = f"session {session_id!r}"
@@ -337,7 +339,7 @@ def _crud_time(value: object) -> int:
                 raise ValueError(f"created_at {value!r} is not a time") from None
             return to_us(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC))
     if not isinstance(value, (int, float)):
-        raise ValueError(f"created_at {value!r} is not a time")
+        raise TypeError(f"created_at {value!r} is not a time")
     size = abs(value)
     scale = 1 if size >= _US_FROM else 1000 if size >= _MS_FROM else 1_000_000
     return round(value * scale)

@@ -61,9 +61,7 @@ def accept_message(given: MessageInput, *, field: str) -> Message:
 
 def accept_messages(given: Sequence[MessageInput], *, field: str) -> tuple[Message, ...]:
     """Each of a batch's messages as `accept_message` takes it; ids that come twice are refused."""
-    accepted = tuple(
-        accept_message(message, field=f"{field}[{number}]") for number, message in enumerate(given)
-    )
+    accepted = tuple(accept_message(message, field=f"{field}[{number}]") for number, message in enumerate(given))
     seen: set[str] = set()
     for number, message in enumerate(accepted):
         if message.id in seen:
@@ -83,9 +81,7 @@ def message_bytes(message: Message) -> int:
 
 def named_ids(given: Sequence[MessageInput]) -> tuple[str, ...]:
     """The message ids that a client has chosen or refers to."""
-    return tuple(
-        name for message in given for name in (message.id, message.parent_id) if isinstance(name, str)
-    )
+    return tuple(name for message in given for name in (message.id, message.parent_id) if isinstance(name, str))
 
 
 def accept_session_id(given: str | None, *, field: str = "$.id") -> str:
@@ -99,9 +95,7 @@ def accept_traits(given: Raw | UnsetType, *, field: str = "$.traits") -> Raw:
     return Raw(NO_TRAITS) if accepted is UNSET or bytes(accepted) == b"null" else accepted
 
 
-def check_session_size(
-    settings: Settings, *, title: str | None, user_id: str | None, traits: bytes | Raw
-) -> None:
+def check_session_size(settings: Settings, *, title: str | None, user_id: str | None, traits: bytes | Raw) -> None:
     """Refuse a session whose own members are too much.
 
     Raises:

@@ -7,7 +7,6 @@ here are for what it does not look at.
 
 import json
 import re
-from collections.abc import Mapping
 from itertools import accumulate
 
 import msgspec
@@ -69,8 +68,7 @@ def same_json(one: bytes | msgspec.Raw, other: bytes | msgspec.Raw) -> bool:
     if one == other:
         return True
     first, second = (
-        json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number)
-        for text in (one, other)
+        json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_number) for text in (one, other)
     )
     return bool(first == second)
 
@@ -84,7 +82,7 @@ def merge_patch(target: bytes | msgspec.Raw, patch: bytes | msgspec.Raw) -> msgs
     merged: dict[str, msgspec.Raw] = {}
     if target_bytes.startswith(b"{"):
         merged.update(_objects.decode(target_bytes))
-    changes: Mapping[str, msgspec.Raw] = _objects.decode(patch_bytes)
+    changes = _objects.decode(patch_bytes)
     for name, change in changes.items():
         if bytes(change) == b"null":
             merged.pop(name, None)

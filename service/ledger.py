@@ -29,6 +29,9 @@ _READ_STREAM = f"{_COLUMNS} WHERE e.stream = ? AND e.version > ? AND e.version <
 _READ_POSITIONS = f"{_COLUMNS} WHERE e.position IN (SELECT value FROM json_each(?)) ORDER BY e.position"
 _VERSION_AT = "SELECT max(version) FROM events WHERE stream = ? AND recorded_at <= ?"
 
+_ERASED_LATER = """SELECT EXISTS (SELECT 1 FROM events
+  WHERE stream = ? AND version > ? AND type = 'session.erased')"""
+
 _LAST_VERSION = 2**63 - 1
 
 
@@ -60,13 +63,20 @@ def _reading() -> Iterator[None]:
         raise
 
 
-def seal(event: Event) -> Record:
-    """Encode *event*'s payload, commit to it under a fresh salt, and compute its leaf."""
+def seal(events: Sequence[Event]) -> list[Record]:
+    """Encode each event's payload, commit to it under a fresh salt, and compute its leaf."""
+    salts = os.urandom(SALT_BYTES * len(events))
+    return [
+        _seal(event, salts[start : start + SALT_BYTES])
+        for event, start in zip(events, range(0, len(salts), SALT_BYTES), strict=True)
+    ]
+
+
+def _seal(event: Event, salt: bytes) -> Record:
     if event.data is None:
         raise ValueError("an event without payload cannot be written")
     schema = SCHEMAS[event.type]
     payload = encode_payload(event.data)
-    salt = os.urandom(SALT_BYTES)
     leaf = leaf_of(event, schema, commitment(salt, payload))
     return Record(event, schema, payload, salt, leaf)
 
@@ -116,6 +126,7 @@ def write(connection: Connection, records: Sequence[Record]) -> None:
     )
 
 
+@_reading()
 def identity(connection: Connection) -> str:
     """The UUID that the ledger was made with."""
     return str(connection.execute(_IDENTITY).get)
@@ -203,7 +214,21 @@ def read_positions(connection: Connection, positions: Sequence[int]) -> list[Rec
 
 
 def _record(row: tuple) -> Record:  # type: ignore[type-arg]  # a row of _COLUMNS
-    position, stream, tenant, session, version, kind, recorded_at, actor, request_id, schema, payload, salt, leaf = row
+    (
+        position,
+        stream,
+        tenant,
+        session,
+        version,
+        kind,
+        recorded_at,
+        actor,
+        request_id,
+        schema,
+        payload,
+        salt,
+        leaf,
+    ) = row
     try:
         data = None if payload is None else decode_payload(kind, schema, payload)
     except UnknownEvent as error:
@@ -212,26 +237,32 @@ def _record(row: tuple) -> Record:  # type: ignore[type-arg]  # a row of _COLUMN
     return Record(event, schema, payload, salt, leaf)
 
 
+@_reading()
 def check_tail(connection: Connection) -> None:
     """Compute the leaves of the newest events again, as a quick look at each start; `verify` reads all.
 
     Raises:
-        LedgerDamaged: a leaf does not match its event, or positions have a gap.
+        LedgerDamaged: a leaf does not match its event, an event is missing, or a payload is and nobody erased it.
     """
     newest = head(connection).position
-    first = max(0, newest - CHECKED_AT_START)
-    expected = first
-    try:
-        rows = connection.execute(_READ_AFTER, (first, CHECKED_AT_START)).fetchall()
-    except database.SQLError as error:
-        raise LedgerDamaged("The ledger's newest events cannot be read; it was left as it is.") from error
-    for row in rows:
-        record = _record(row)
+    expected = max(0, newest - CHECKED_AT_START)
+    for record in read_records_after(connection, expected, CHECKED_AT_START):
         expected += 1
         if record.event.position != expected:
-            raise LedgerDamaged(f"The ledger has no event at position {expected}; it was left as it is.")
-        if record.payload is None or record.salt is None:
-            continue
-        if leaf_of(record.event, record.schema, commitment(record.salt, record.payload)) != record.leaf:
-            raise LedgerDamaged(f"The event at position {expected} does not match its leaf; it was left as it is.")
+            break
+        _check_leaf(connection, record)
+    if expected != newest:
+        raise LedgerDamaged(f"The ledger has no event at position {expected}; it was left as it is.")
 
+
+def _check_leaf(connection: Connection, record: Record) -> None:
+    event = record.event
+    if record.payload is None and record.salt is None:
+        if not connection.execute(_ERASED_LATER, (event.stream, event.version)).get:
+            raise LedgerDamaged(f"The payload of the event at position {event.position} is gone, and nobody erased it.")
+    elif (
+        record.payload is None
+        or record.salt is None
+        or leaf_of(event, record.schema, commitment(record.salt, record.payload)) != record.leaf
+    ):
+        raise LedgerDamaged(f"The event at position {event.position} does not match its leaf; it was left as it is.")

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Self
+from typing import Any, Self
 
 import click
 from tqdm import tqdm
@@ -24,7 +24,7 @@ class Progress:
         self._bytes = bytes_
         self._started_s = time.monotonic()
         self._said_s = self._started_s
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():

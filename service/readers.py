@@ -46,9 +46,7 @@ class Reader:
                 self.views.close()
                 self.views = None
             try:
-                self.views = database.open_reader(
-                    self._location.views(generation), self._location, self._settings
-                )
+                self.views = database.open_reader(self._location.views(generation), self._location, self._settings)
             except RefusedToStart as error:
                 if generation == self._source.generation:
                     raise Overloaded("The views cannot be opened.") from error
@@ -74,9 +72,7 @@ class Reader:
 class Readers:
     """The pool. Queries are functions of (views, ledger) that run in one of its threads."""
 
-    def __init__(
-        self, location: Location, settings: Settings, views: Views, *, on_damage: Callable[[], None]
-    ) -> None:
+    def __init__(self, location: Location, settings: Settings, views: Views, *, on_damage: Callable[[], None]) -> None:
         self._location = location
         self._settings = settings
         self._views = views

@@ -70,9 +70,9 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
         serving = asyncio.ensure_future(server.serve())
-        stopping = asyncio.ensure_future(server.main_loop_interrupt.wait())
+        stopping = asyncio.ensure_future(_interrupted(server))
         listening = asyncio.ensure_future(_wait_until_listening(address, port))
-        listening.add_done_callback(lambda done: done.cancelled() or announce(_url(address, port)))
+        listening.add_done_callback(lambda done: None if done.cancelled() else announce(_url(address, port)))
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         listening.cancel()
         stopping.cancel()
@@ -93,6 +93,10 @@ def _calm_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+async def _interrupted(server: Server) -> None:
+    await server.main_loop_interrupt.wait()  # type: ignore[misc]  # an asyncio.Event here, typed as threading's
 
 
 async def _wait_until_listening(address: str, port: int) -> None:

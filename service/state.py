@@ -90,9 +90,7 @@ def tally(events: Sequence[Event]) -> Tally | None:
         else:
             return None
     last = events[-1]
-    return Tally(
-        last.version, appended, removed, last_seq, last_message_at_us, last.recorded_at, last.position
-    )
+    return Tally(last.version, appended, removed, last_seq, last_message_at_us, last.recorded_at, last.position)
 
 
 def evolve(state: SessionState | None, events: Sequence[Event]) -> SessionState | None:

@@ -238,9 +238,7 @@ class Tenant:
 
         return await self._readers.run(query)
 
-    async def fork_of(
-        self, source_id: str, *, version: int | None, title: str | None
-    ) -> ForkSession:
+    async def fork_of(self, source_id: str, *, version: int | None, title: str | None) -> ForkSession:
         """The command that copies a session as of *version*, or as it is now.
 
         Raises:
@@ -334,4 +332,3 @@ def _fork(source: ForkedFrom, events: list[Event], title: str | None) -> ForkSes
         forked_from=source,
     )
     return ForkSession(source=source, created=created, messages=tuple(copies.values()))
-

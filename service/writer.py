@@ -225,5 +225,3 @@ class Writer:
         if head == before and database.is_full(failed.__cause__):
             return StorageFull()
         return OutcomeUnknown()
-
-

@@ -2,7 +2,8 @@
 
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from litestar.connection import Request
@@ -17,6 +18,7 @@ from service.settings import Settings
 from service.tenant import Tenant
 
 if TYPE_CHECKING:
+    from service.api.edge import EdgedLitestar
     from service.api.state import Services
 
 T = TypeVar("T")
@@ -50,8 +52,8 @@ class Call(Request[Any, Any, Any]):
     @property
     def services(self) -> "Services":
         """What the application is made of."""
-        services: Services = self.scope["litestar_app"].services  # not `app.state`, which takes a lock each time
-        return services
+        # Not from `app.state`, which takes a lock each time.
+        return cast("EdgedLitestar", self.scope["litestar_app"]).services
 
     @property
     def settings(self) -> Settings:
@@ -70,9 +72,7 @@ class Call(Request[Any, Any, Any]):
         if tenant_id is None:
             tenant_id = DEFAULT_TENANT
         elif not is_id(tenant_id):
-            raise InvalidRequest(
-                "A tenant is 1 to 128 of the characters A-Z a-z 0-9 . _ : -", field="X-Tenant-Id"
-            )
+            raise InvalidRequest("A tenant is 1 to 128 of the characters A-Z a-z 0-9 . _ : -", field="X-Tenant-Id")
         self.scope["state"]["tenant_id"] = tenant_id
         services = self.services
         return Tenant(
@@ -182,6 +182,8 @@ class Call(Request[Any, Any, Any]):
         """
         if not self.scope["query_string"]:
             return
+        if not _is_text(unquote_to_bytes(self.scope["query_string"])):
+            raise InvalidRequest("The query is not UTF-8, or holds the character NUL.")
         seen = set()
         for name, value in self.query_params.multi_items():
             if name not in known:
@@ -193,6 +195,13 @@ class Call(Request[Any, Any, Any]):
                 raise InvalidRequest("Expected a whole number.", field=name)
             if name == "archived" and value not in ("true", "false"):
                 raise InvalidRequest("Expected true or false.", field=name)
+
+
+def _is_text(query: bytes) -> bool:
+    try:
+        return "\0" not in query.decode()
+    except UnicodeDecodeError:
+        return False
 
 
 def decode(decoder: "msgspec.json.Decoder[T]", body: bytes, *, where: str = "$") -> T:

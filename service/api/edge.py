@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("chatledger.http")
 
-_METHODS = frozenset({"GET", "POST", "PATCH", "DELETE", "PUT", "OPTIONS"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "PUT", "OPTIONS"})
 _NO_METHOD = "NONE"
+_NO_PATH = "/no-such-path"
 _REQUEST_ID = b"x-request-id"
 _HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
@@ -37,19 +38,27 @@ class EdgedLitestar(Litestar):
         send: "Send | LifeSpanSend",
     ) -> None:
         """Serve one request, or the lifespan."""
-        if scope["type"] != "http":
+        kind: str = scope["type"]
+        if kind == "http":
+            await self._serve(scope, receive, send)
+        else:
             await super().__call__(scope, receive, send)
-            return
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         started_s = time.perf_counter()
         request_id = _request_id(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
-        head, options = scope["method"] == "HEAD", scope["method"] == "OPTIONS"
+        method = scope["method"]
+        head, options = method == "HEAD", method == "OPTIONS"
         if head:
             # RFC 9110 section 9.3.2: HEAD is GET without the content. Routes only have to know GET.
             scope["method"] = "GET"
         elif options:
             # Litestar's own answer names only the methods of a path's first handler; its 405 names all.
             scope["method"] = _NO_METHOD
+        if b"%2f" in (scope.get("raw_path") or b"").lower():
+            # An encoded slash is part of an id, and no id has one. Routing would take it for a separator.
+            scope["path"] = _NO_PATH
         status = 0
 
         async def send_edged(message: "Message") -> None:
@@ -63,28 +72,28 @@ class EdgedLitestar(Litestar):
                 message["headers"] = headers
             elif (head or status == HTTPStatus.NO_CONTENT) and message["type"] == "http.response.body":
                 message["body"] = b""
-            await send(message)  # type: ignore[arg-type]
+            await send(message)
 
-        await super().__call__(scope, receive, send_edged)  # type: ignore[arg-type]
-        self._record(scope, request_id, status, time.perf_counter() - started_s)
+        await super().__call__(scope, receive, send_edged)
+        self._record(scope, method, status, time.perf_counter() - started_s)
 
-    def _record(self, scope: Any, request_id: str, status: int, seconds: float) -> None:
+    def _record(self, scope: Any, given_method: str, status: int, seconds: float) -> None:
         route = scope.get("path_template") or "-"
-        method = scope["method"] if scope["method"] in _METHODS else "other"  # anybody can make up methods
+        method = given_method if given_method in _METHODS else "other"  # anybody can make up methods
         self.http_metrics.observe(method, route, status, seconds)
         if self.log_requests:
             log.info(
                 "request",
-                request_id=request_id,
+                request_id=scope["state"]["request_id"],
                 tenant=scope["state"].get("tenant_id"),
-                method=scope["method"],
+                method=method,
                 route=route,
                 status=status,
                 ms=round(seconds * 1000, 3),
             )
 
 
-def _request_id(headers: "Any") -> str:
+def _request_id(headers: Any) -> str:
     for name, value in headers:
         if name == _REQUEST_ID:
             given = value.decode("latin-1")

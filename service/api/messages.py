@@ -65,12 +65,8 @@ class MessagesController(Controller):
         session_id: FromPath[str],
         after: Seq = None,
         before: Seq = None,
-        limit: Annotated[
-            int, QueryParameter(ge=1, le=MESSAGES_MAX, description="How many to answer at most.")
-        ] = 100,
-        order: Annotated[
-            Literal["asc", "desc"], QueryParameter(description="Oldest or newest first.")
-        ] = "asc",
+        limit: Annotated[int, QueryParameter(ge=1, le=MESSAGES_MAX, description="How many to answer at most.")] = 100,
+        order: Annotated[Literal["asc", "desc"], QueryParameter(description="Oldest or newest first.")] = "asc",
     ) -> Answer:
         """Page through a session's messages."""
         request.refuse_unknown_query("after", "before", "limit", "order")
@@ -91,7 +87,12 @@ class MessagesController(Controller):
             return not_modified(version)
         return Answer(document, version=version)
 
-    @delete("/{message_id:str}", operation_id="removeMessage", status_code=200, operation_class=openapi.REMOVE_MESSAGE)
+    @delete(
+        "/{message_id:str}",
+        operation_id="removeMessage",
+        status_code=200,
+        operation_class=openapi.REMOVE_MESSAGE,
+    )
     async def remove(self, request: Call, session_id: FromPath[str], message_id: FromPath[str]) -> Answer:
         """Take a message out of readers' sight; the numbers of the others do not move."""
         request.refuse_unknown_query()

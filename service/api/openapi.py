@@ -7,7 +7,14 @@ handlers read and write bytes.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from litestar.openapi.spec import OpenAPIHeader, OpenAPIMediaType, OpenAPIResponse, Operation, Reference, RequestBody
+from litestar.openapi.spec import (
+    OpenAPIHeader,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    Operation,
+    Reference,
+    RequestBody,
+)
 from litestar.openapi.spec import Parameter as ParameterSpec
 
 from service.api.problems import STATUS, URN
@@ -89,9 +96,7 @@ SCHEMAS: dict[str, JsonSchema] = {
     "Message": _object(
         {**_MESSAGE_FIELDS, "id": _ID, "session_id": _ID, "seq": _VERSION, "created_at": _TIME},
         ("id", "session_id", "seq", "role", "created_at"),
-        examples=[
-            {**_MESSAGE_EXAMPLE, "session_id": "s-1", "seq": 1, "created_at": "2026-05-15T15:00:00.000000Z"}
-        ],
+        examples=[{**_MESSAGE_EXAMPLE, "session_id": "s-1", "seq": 1, "created_at": "2026-05-15T15:00:00.000000Z"}],
     ),
     "SessionInput": _object(
         {
@@ -139,10 +144,19 @@ SCHEMAS: dict[str, JsonSchema] = {
             "has_earlier": {"type": "boolean", "description": "Only with `?messages=`."},
         },
         (
-            "id", "tenant_id", "user_id", "title", "traits", "archived", "version", "message_count", "created_at",
-            "updated_at", "last_message_at",
+            "id",
+            "tenant_id",
+            "user_id",
+            "title",
+            "traits",
+            "archived",
+            "version",
+            "message_count",
+            "created_at",
+            "updated_at",
+            "last_message_at",
         ),
-    ),  # fmt: skip
+    ),
     "Event": _object(
         {
             "position": _VERSION,
@@ -159,10 +173,19 @@ SCHEMAS: dict[str, JsonSchema] = {
             "erased": {"const": True},
         },
         (
-            "position", "type", "schema", "tenant_id", "session_id", "version", "recorded_at", "actor",
-            "request_id", "data", "leaf",
+            "position",
+            "type",
+            "schema",
+            "tenant_id",
+            "session_id",
+            "version",
+            "recorded_at",
+            "actor",
+            "request_id",
+            "data",
+            "leaf",
         ),
-    ),  # fmt: skip
+    ),
     "SessionPage": _object(
         {"data": {"type": "array", "items": _ref("Session")}, "next_cursor": _TEXT_OR_NULL},
         ("data", "next_cursor"),
@@ -180,9 +203,7 @@ SCHEMAS: dict[str, JsonSchema] = {
         },
         ("data", "has_more", "next_cursor"),
     ),
-    "Health": _object(
-        {"status": _TEXT, "checks": {"type": "object", "additionalProperties": _TEXT}}, ("status",)
-    ),
+    "Health": _object({"status": _TEXT, "checks": {"type": "object", "additionalProperties": _TEXT}}, ("status",)),
     "Problem": {
         "type": "object",
         "description": "RFC 9457. `type` is " + URN + "<name>.",
@@ -248,7 +269,6 @@ class Described(Operation):
                 parameter.schema = _ID  # type: ignore[assignment]
 
 
-
 def _responses(described: dict[str, Any]) -> dict[str, OpenAPIResponse | Reference]:
     responses: dict[str, OpenAPIResponse | Reference] = {}
     headers = {"X-Request-Id": OpenAPIHeader(schema=_TEXT)}  # type: ignore[arg-type]
@@ -269,8 +289,10 @@ def _responses(described: dict[str, Any]) -> dict[str, OpenAPIResponse | Referen
             continue
         responses[str(status)] = OpenAPIResponse(
             description="Problem: " + ", ".join(names) + ".",
-            headers=dict(headers),  # type: ignore[arg-type]
-            content={"application/problem+json": OpenAPIMediaType(schema=Reference(ref="#/components/schemas/Problem"))},
+            headers=dict(headers),
+            content={
+                "application/problem+json": OpenAPIMediaType(schema=Reference(ref="#/components/schemas/Problem"))
+            },
         )
     return responses
 
@@ -307,9 +329,9 @@ def _request_body(schema: str | None, *, required: bool) -> RequestBody | None:
 
 def _header_parameter(name: str) -> ParameterSpec:
     schema, description = _REQUEST_HEADERS[name]
-    return ParameterSpec(
-        name=name, param_in="header", schema=schema, description=description, required=False  # type: ignore[arg-type]
-    )
+    parameter = ParameterSpec(name=name, param_in="header", description=description, required=False)
+    parameter.schema = schema  # type: ignore[assignment]  # a JSON Schema as it is
+    return parameter
 
 
 def _describe(
@@ -339,7 +361,14 @@ CREATE_SESSION = _describe(
     body="SessionInput",
     body_required=False,
     answers={201: "Session"},
-    problems=("invalid-request", "session-exists", "version-conflict", "idempotency-mismatch", *_BODY, *_WRITE_FAULTS),
+    problems=(
+        "invalid-request",
+        "session-exists",
+        "version-conflict",
+        "idempotency-mismatch",
+        *_BODY,
+        *_WRITE_FAULTS,
+    ),
     headers=("X-Tenant-Id", "Idempotency-Key", "If-Match"),
     about_session=True,
 )
@@ -357,9 +386,7 @@ UPDATE_SESSION = _describe(
     headers=("X-Tenant-Id", "If-Match"),
     about_session=True,
 )
-DELETE_SESSION = _describe(
-    answers={204: ""}, problems=_WRITE, headers=("X-Tenant-Id", "If-Match"), about_session=True
-)
+DELETE_SESSION = _describe(answers={204: ""}, problems=_WRITE, headers=("X-Tenant-Id", "If-Match"), about_session=True)
 FORK_SESSION = _describe(
     body="ForkInput",
     body_required=False,

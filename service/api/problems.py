@@ -2,14 +2,17 @@
 
 import re
 from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from litestar.connection import Request
 from litestar.exceptions import HTTPException
 
 from service.api.answer import Answer
 from service.errors import DomainError, InvalidRequest, Overloaded
+
+if TYPE_CHECKING:
+    from litestar.connection import Request
 
 log = structlog.get_logger("chatledger.api")
 
@@ -75,19 +78,17 @@ def of_validation(error: msgspec.ValidationError, *, where: str = "$") -> Invali
     return InvalidRequest(f"{text[: match.start()]}.", field=where + match["field"].removeprefix("$"))
 
 
-def on_domain_error(request: "Request[object, object, object]", error: DomainError) -> Answer:
+def on_domain_error(request: "Request[Any, Any, Any]", error: DomainError) -> Answer:
     """The answer to a refusal."""
     headers = []
     if isinstance(error, Overloaded):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     elif STATUS[error.name] in (503, 507):
         headers.append((b"retry-after", b"5"))
-    return problem(
-        error.name, str(error), request_id=_request_id(request), members=error.members(), headers=headers
-    )
+    return problem(error.name, str(error), request_id=_request_id(request), members=error.members(), headers=headers)
 
 
-def on_http_exception(request: "Request[object, object, object]", error: HTTPException) -> Answer:
+def on_http_exception(request: "Request[Any, Any, Any]", error: HTTPException) -> Answer:
     """The answer to what Litestar refuses: unknown paths, methods, parameters, bodies that are too large.
 
     Its own words are not shown: they would echo the query string.
@@ -96,13 +97,12 @@ def on_http_exception(request: "Request[object, object, object]", error: HTTPExc
     name = _NAME_OF_STATUS.get(status, "invalid-request" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "")
     if not name:
         return on_fault(request, error)
-    members, detail = {}, _DETAIL_OF_STATUS.get(status, "The request is malformed.")
+    members: dict[str, str | int] = {}
+    detail = _DETAIL_OF_STATUS.get(status, "The request is malformed.")
     if name == "invalid-request":
         members, detail = _parameter(error)
     headers = [
-        (key.lower().encode(), value.encode())
-        for key, value in (error.headers or {}).items()
-        if key.lower() == "allow"
+        (key.lower().encode(), value.encode()) for key, value in (error.headers or {}).items() if key.lower() == "allow"
     ]
     return problem(name, detail, request_id=_request_id(request), members=members, headers=headers)
 
@@ -115,11 +115,11 @@ def _parameter(error: HTTPException) -> tuple[dict[str, str | int], str]:
     return {}, "The request is malformed."
 
 
-def on_fault(request: "Request[object, object, object]", error: Exception) -> Answer:
+def on_fault(request: "Request[Any, Any, Any]", error: Exception) -> Answer:
     """The answer to an error that is ours: logged here, without a word of it to the client."""
     log.error("fault", request_id=_request_id(request), exc_info=error)
     return problem("internal-error", "An internal error; the log has it.", request_id=_request_id(request))
 
 
-def _request_id(request: "Request[object, object, object]") -> str:
+def _request_id(request: "Request[Any, Any, Any]") -> str:
     return str(request.scope["state"].get("request_id", ""))

@@ -1,5 +1,6 @@
 """`/v1/sessions`: make, list, read, change, delete and fork sessions."""
 
+from http import HTTPStatus
 from typing import Annotated, Literal
 
 import msgspec
@@ -78,7 +79,7 @@ def read_messages(texts: list[Raw], settings: Settings) -> list[MessageInput]:
 
 def _answer(written: Written, state: SessionState, *, status: int) -> Answer:
     headers = [(b"idempotency-replayed", b"true")] if written.replayed else []
-    if status == 201:
+    if status == HTTPStatus.CREATED:
         headers.append((b"location", b"/v1/sessions/" + state.session_id.encode()))
     return Answer(session_document(state), status=status, version=written.version, headers=headers)
 
@@ -112,9 +113,7 @@ class SessionsController(Controller):
         command = CreateSession(
             user_id=given.user_id, title=given.title, traits=accept_traits(given.traits), messages=messages
         )
-        check_session_size(
-            request.settings, title=command.title, user_id=command.user_id, traits=command.traits
-        )
+        check_session_size(request.settings, title=command.title, user_id=command.user_id, traits=command.traits)
         written = await tenant.write(
             accept_session_id(given.id),
             command,
@@ -204,7 +203,12 @@ class SessionsController(Controller):
         )
         return _answer(written, _shown(written), status=200)
 
-    @delete("/{session_id:str}", operation_id="deleteSession", status_code=200, operation_class=openapi.DELETE_SESSION)
+    @delete(
+        "/{session_id:str}",
+        operation_id="deleteSession",
+        status_code=200,
+        operation_class=openapi.DELETE_SESSION,
+    )
     async def remove(self, request: Call, session_id: FromPath[str]) -> Answer:
         """Take a session out of readers' sight; its events stay for audit and its id stays taken."""
         request.refuse_unknown_query()
@@ -247,5 +251,3 @@ def _time(text: str) -> int:
         return parse_us(text)
     except ValueError as error:
         raise InvalidRequest(f"Not a time: {error}.", field="as_of") from None
-
-

@@ -505,7 +505,7 @@ def test_a_parent_that_is_no_earlier_message_is_refused(api: httpx.Client, refus
     ],
 )
 def test_a_message_keeps_the_time_that_the_client_gave(api: httpx.Client, sent: str, kept: str) -> None:
-    """A given creation time comes back as the same instant in UTC; the event has the time of its recording."""
+    """A given creation time comes back as the same instant in UTC; the event has its own time."""
     create(api)
     message = append(api, created_at=sent)
     assert message["created_at"] == kept

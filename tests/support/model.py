@@ -80,7 +80,7 @@ class Again:
 
 @dataclass(frozen=True)
 class Refused:
-    """The command is refused with one of `names`: where two refusals apply the contract does not say which."""
+    """The command is refused with one of `names`: the contract does not order refusals that apply at once."""
 
     names: frozenset[str]
 

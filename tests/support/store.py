@@ -168,7 +168,13 @@ def create(session_id: str, *messages: Message, tenant: str = "default", **membe
 
 def append(session_id: str, *messages: Message, tenant: str = "default") -> Submission:
     """Add messages."""
-    return submit(session_id, AppendMessages(messages), tenant=tenant)
+    return submit(session_id, appending(messages), tenant=tenant)
+
+
+def appending(messages: Sequence[Message]) -> AppendMessages:
+    """The command for messages whose ids the client has chosen."""
+    parents = [each.parent_id for each in messages if isinstance(each.parent_id, str)]
+    return AppendMessages(messages, [*(each.id for each in messages), *parents])
 
 
 def remove(session_id: str, message_id: str, *, tenant: str = "default") -> Submission:

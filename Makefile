@@ -1,0 +1,49 @@
+# Everything here makes its own virtual environment first; only Python 3.11 or newer and make are needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEV_INSTALLED := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help run check format test test-fast bench clean
+
+help: ## Show what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(DEV_INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(INSTALLED)
+
+run: $(INSTALLED) ## Serve on 127.0.0.1:8000, with the ledger in data/ledger.db
+	$(BIN)/chatledger serve
+
+check: $(DEV_INSTALLED) ## Formatting, lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEV_INSTALLED) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(DEV_INSTALLED) ## The whole test suite
+	$(BIN)/pytest
+
+test-fast: $(DEV_INSTALLED) ## The tests that one runs all the time
+	$(BIN)/pytest -m 'not slow' -q
+
+bench: $(DEV_INSTALLED) ## The benchmarks, into docs/benchmarks.md
+	cd tests && ../$(BIN)/python -m benchmarks
+
+clean: ## Remove the virtual environment and caches, never data
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,0 +1,114 @@
+"""No request scans a table: the plan of each query over a ledger of 100,000 messages."""
+
+from collections.abc import Iterator
+
+import pytest
+from support.plans import scans, steps_of
+from support.store import Store, message, submit
+
+from projections import feed, messages, sessions
+from service import idempotency, ledger
+from service.commands import CreateSession
+from service.committer import Submission
+from service.events import Message
+from service.idempotency import IdempotencyKey
+
+SESSIONS, MESSAGES_EACH, GROUP = 2_000, 50, 40
+
+# Scans by name only: the first three end at their first row or their LIMIT. Behind a new row of `streams`
+# SQLite would look for its orphans among `idempotency`, but only while a foreign key is violated.
+BOUNDED: dict[str, tuple[object, ...]] = {
+    ledger._HEAD: (),
+    ledger._IDENTITY: (),
+    idempotency._PRUNE: (2**62, 2),
+    ledger._INSERT_STREAM: ("t", "new"),
+}
+
+
+def constants(module: object) -> list[str]:
+    """The queries of a module that keeps each as a constant."""
+    found = [text for name, text in vars(module).items() if name.startswith("_") and isinstance(text, str)]
+    queries = [text for text in found if text.startswith(("SELECT", "DELETE", "UPDATE", "INSERT"))]
+    return [text for text in queries if text != getattr(module, "_COLUMNS", None)]
+
+
+VIEWS_QUERIES = [*sessions.QUERIES, *messages.QUERIES, *feed.QUERIES]
+WRITER_QUERIES = [sessions._LOAD, sessions._DELETE, messages._REMOVE]
+LEDGER_QUERIES = [*constants(ledger), *constants(idempotency)]
+
+
+def creation(number: int, batch: list[Message]) -> Submission:
+    """One session of the store, made under an Idempotency-Key."""
+    command = CreateSession(messages=batch, user_id=f"u{number % 7}")
+    key = IdempotencyKey(f"k{number}", b"f")
+    return submit(f"s{number}", command, tenant=f"t{number % 5}", key=key)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store with 100,000 messages, never analysed."""
+    batch = [message(f"m{number}", "Hello") for number in range(MESSAGES_EACH)]
+    with Store(tmp_path_factory.mktemp("large") / "ledger.db") as store:
+        for first in range(0, SESSIONS, GROUP):
+            ids = range(first, first + GROUP)
+            store.commit_all(*(creation(n, batch) for n in ids))
+        assert store.views.position == SESSIONS * (MESSAGES_EACH + 1)
+        yield store
+
+
+@pytest.mark.parametrize("sql", VIEWS_QUERIES + WRITER_QUERIES)
+def test_no_query_of_the_views_scans_a_table(large: Store, sql: str) -> None:
+    """Each step is a search by key or index."""
+    assert scans(large.views.db, sql) == []
+
+
+@pytest.mark.parametrize("sql", [sql for sql in LEDGER_QUERIES if sql not in BOUNDED])
+def test_no_query_of_the_ledger_scans_a_table(large: Store, sql: str) -> None:
+    """Each step is a search by key or index."""
+    assert scans(large.ledger, sql) == []
+
+
+@pytest.mark.parametrize("sql", BOUNDED)
+def test_the_queries_that_end_at_their_limit_take_a_few_steps(large: Store, sql: str) -> None:
+    """What the plan calls a scan is over after a row or two, whatever the size of the ledger."""
+    large.ledger.execute("SAVEPOINT test")
+    try:
+        assert steps_of(large.ledger, sql, BOUNDED[sql]) < 20
+    finally:
+        large.ledger.execute("ROLLBACK TO test; RELEASE test")
+
+
+def test_the_constants_are_found() -> None:
+    """The lists above are not empty by accident."""
+    assert ledger._READ_STREAM in LEDGER_QUERIES
+    assert idempotency._FIND in LEDGER_QUERIES
+    assert len(LEDGER_QUERIES) >= 10
+    assert set(BOUNDED) <= set(LEDGER_QUERIES)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM messages WHERE seq = ?",
+        "SELECT count(*) FROM messages",
+        "SELECT id FROM sessions WHERE title = ?",
+        "SELECT m.id FROM messages AS m WHERE m.body = ?",
+        "SELECT id FROM sessions WHERE key IN (SELECT session_id FROM messages WHERE seq > ?)",
+    ],
+)
+def test_a_query_without_an_index_is_found_out(large: Store, sql: str) -> None:
+    """Seeded negatives: the checker sees a scan, by table, by index, by alias and in a subquery."""
+    assert scans(large.views.db, sql) != []
+
+
+def test_a_scan_takes_many_steps(large: Store) -> None:
+    """Seeded negatives of the step counter: every table behind it has enough rows to show."""
+    assert steps_of(large.ledger, "SELECT count(*) FROM idempotency WHERE version = -1") > 500
+    assert steps_of(large.ledger, "SELECT count(*) FROM events WHERE actor = 'x'") > 10_000
+
+
+def test_a_page_costs_the_same_wherever_it_lies(large: Store) -> None:
+    """The last page of a list takes about as many steps as the first."""
+    values = [("t1", 0, before, 50) for before in (2**62, 20_000)]
+    first, late = (steps_of(large.views.db, sessions._PAGE, each) for each in values)
+    assert 0 < late < 2 * first

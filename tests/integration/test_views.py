@@ -1,0 +1,450 @@
+"""The views are disposable: lost, damaged or foreign ones are built anew, with the same rows."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+from support.example_projection import ROLES
+from support.scenario import START_US, History, given, rows_after
+from support.store import Store, append, changes_of, create, delete, message, remove, update
+from support.tables import Rows, dump, dump_rebuilt
+
+from projections import feed, sessions
+from projections.projection import Projection, load
+from projections.views import ViewsOutOfStep
+from service import ledger as ledger_module
+from service.errors import SettingsError
+from service.events import (
+    Event,
+    EventData,
+    ForkedFrom,
+    MessageAppended,
+    MessageRemoved,
+    SessionCreated,
+    SessionDeleted,
+    SessionErased,
+    SessionUpdated,
+)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    """A closed ledger with a little of everything, and its views beside it."""
+    path = tmp_path / "ledger.db"
+    with Store(path) as store:
+        fill(store)
+    return path
+
+
+def fill(store: Store) -> None:
+    """A little of everything."""
+    store.commit_all(create("s", message("m1"), message("m2"), title="T"), create("s", tenant="b"))
+    store.commit_all(append("s", message("m3")), remove("s", "m1"), update("s", title=None, traits={"a": 1}))
+    store.commit_all(create("gone", message("m1")), delete("gone"))
+    store.commit_all(*(append("s", message(f"n{number}", "x" * 500)) for number in range(100)))
+
+
+def tables_of(path: Path) -> dict[str, Rows]:
+    """The rows of the views, after they were opened without a rebuild."""
+    with Store(path) as store:
+        assert store.rebuilt is None
+        return dump(store.views.db)
+
+
+def views_of(path: Path) -> Path:
+    """The one views file beside a closed ledger."""
+    (found,) = path.parent.glob("*.views.*.db")
+    return found
+
+
+def assert_built_anew(path: Path, before: dict[str, Rows], reason: str) -> None:
+    """Opening builds the views anew, into one file with the same rows, and the next opening does not."""
+    with Store(path) as store:
+        assert store.rebuilt is not None
+        assert reason in store.rebuilt
+        assert dump(store.views.db) == before
+        store.commit_all(append("s", message("after")))
+    assert views_of(path).exists()
+    tables_of(path)
+
+
+def test_views_that_are_there_are_used(ledger: Path) -> None:
+    """No rebuild without a reason; what they show is what a rebuild would."""
+    before = tables_of(ledger)
+    with Store(ledger) as store:
+        assert store.rebuilt is None
+        assert dump_rebuilt(store, ledger.parent) == before
+
+
+def test_missing_views_are_built(ledger: Path) -> None:
+    """Deleting them is a way to have them built anew."""
+    before = tables_of(ledger)
+    views_of(ledger).unlink()
+    assert_built_anew(ledger, before, "no views")
+
+
+def overwrite_middle(path: Path) -> None:
+    """Noise in the middle of the file."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 8192] = b"\xa5" * 8192
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    """Half of the file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def put_garbage(path: Path) -> None:
+    """Text."""
+    path.write_bytes(b"Dear diary\n" * 1000)
+
+
+def empty(path: Path) -> None:
+    """No byte."""
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [overwrite_middle, truncate, put_garbage, empty])
+def test_damaged_views_are_built_anew(ledger: Path, damage: Callable[[Path], None]) -> None:
+    """Overwritten, truncated, no database, empty: the rows are those of before."""
+    before = tables_of(ledger)
+    damage(views_of(ledger))
+    assert_built_anew(ledger, before, "views")
+
+
+def test_views_ahead_of_the_ledger_are_built_anew(ledger: Path) -> None:
+    """An older ledger was put back: what it does not have is not shown."""
+    old = ledger.with_name("old")
+    shutil.copy(ledger, old)
+    before = tables_of(ledger)
+    with Store(ledger) as store:
+        store.commit_all(append("s", message("later")))
+    shutil.move(old, ledger)
+    assert_built_anew(ledger, before, "ahead")
+
+
+def test_views_of_another_history_of_the_same_length_are_built_anew(ledger: Path) -> None:
+    """The same ledger restored and continued otherwise: the same position with another leaf."""
+    other = ledger.with_name("other")
+    shutil.copy(ledger, other)
+    with Store(ledger) as store:
+        store.commit_all(append("s", message("one")))
+    views = views_of(ledger)
+    views.rename(ledger.with_name("kept"))
+    shutil.move(other, ledger)
+    with Store(ledger) as store:
+        store.commit_all(append("s", message("another")))
+        before = dump(store.views.db)
+    ledger.with_name("kept").replace(views_of(ledger))
+    assert_built_anew(ledger, before, "ahead")
+
+
+def test_views_of_another_ledger_are_built_anew(ledger: Path, tmp_path: Path) -> None:
+    """However alike the two are."""
+    before = tables_of(ledger)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    with Store(folder / "ledger.db") as store:
+        fill(store)
+    shutil.copy(views_of(folder / "ledger.db"), views_of(ledger))
+    assert_built_anew(ledger, before, "another ledger")
+
+
+def test_views_behind_the_ledger_catch_up_without_a_rebuild(ledger: Path) -> None:
+    """A crash between the two commits leaves them so."""
+    views = views_of(ledger)
+    shutil.copy(views, ledger.with_name("kept"))
+    with Store(ledger) as store:
+        store.commit_all(append("s", message("later")), create("new"))
+        before = dump(store.views.db)
+    ledger.with_name("kept").replace(views)
+    assert tables_of(ledger) == before
+
+
+def test_a_changed_projection_is_built_anew(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its version; nobody has to think of it."""
+    newer = msgspec.structs.replace(sessions.PROJECTION, version=sessions.PROJECTION.version + 1)
+    before = tables_of(ledger)
+    with monkeypatch.context() as patch:
+        patch.setattr("projections.views.BUILT_IN", (newer, *built_in()[1:]))
+        with Store(ledger) as store:
+            assert store.rebuilt == "the projections have changed"
+            found = dump(store.views.db)
+    assert {name: rows for name, rows in found.items() if name != "views"} == {
+        name: rows for name, rows in before.items() if name != "views"
+    }
+    with Store(ledger) as store:
+        assert store.rebuilt == "the projections have changed"
+
+
+def built_in() -> tuple[Projection, ...]:
+    """The projections of today."""
+    from projections import views  # noqa: PLC0415  # its value now, before a test changes it
+
+    return views.BUILT_IN
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+def test_what_a_crash_in_a_rebuild_left_is_removed(ledger: Path, *, healthy: bool) -> None:
+    """Whether the views beside it can be used or not; a half-built file is never shown."""
+    before = tables_of(ledger)
+    views = views_of(ledger)
+    for name in (
+        "000001.db.building",
+        "000002.db.building",
+        "000002.db.building-wal",
+        "000002.db.building-journal",
+    ):
+        views.with_name(views.name.replace("000001.db", name)).write_bytes(b"half of it")
+    if not healthy:
+        views.unlink()
+    with Store(ledger) as store:
+        assert (store.rebuilt is None) is healthy
+        assert dump(store.views.db) == before
+    assert [path.name for path in ledger.parent.iterdir() if "building" in path.name] == []
+
+
+def test_older_generations_are_removed(ledger: Path) -> None:
+    """A crash behind the swap leaves two: the newer one counts."""
+    with Store(ledger) as store:
+        old, content = store.views_path, b"anything"
+        store.views.rebuild(store.ledger)
+        assert store.views_path != old
+        assert not old.exists()
+        before = dump(store.views.db)
+    old.write_bytes(content)
+    assert tables_of(ledger) == before
+    assert not old.exists()
+
+
+def test_a_rebuild_shows_what_was_there_and_goes_on(store: Store) -> None:
+    """While serving: the same rows, and what is committed afterwards comes on top."""
+    fill(store)
+    before = dump(store.views.db)
+    store.views.rebuild(store.ledger)
+    assert dump(store.views.db) == before
+    store.commit_all(append("s", message("after")))
+    assert dump(store.views.db) != before
+
+
+def test_events_that_do_not_continue_the_views_are_refused(store: Store) -> None:
+    """A gap, a repetition, another end: nothing is changed."""
+    fill(store)
+    before, head = dump(store.views.db), ledger_module.head(store.ledger)
+    events = ledger_module.read_after(store.ledger, 0, 1000)
+    for wrong in (events, events[5:], [msgspec.structs.replace(events[-1], position=head.position + 2)]):
+        with pytest.raises(ViewsOutOfStep):
+            store.views.apply(wrong, head)
+    assert dump(store.views.db) == before
+
+
+# A projection of one's own: tests/support/example_projection.py is what a user would write.
+
+
+def test_a_projection_of_ones_own_works_live_and_in_a_rebuild(tmp_path: Path) -> None:
+    """Named in CHATLEDGER_PROJECTIONS; adding it rebuilds, and both ways count the same."""
+    path = tmp_path / "ledger.db"
+    with Store(path) as store:
+        store.commit_all(create("s", message("m1"), message("m2", role="system")), create("s", tenant="b"))
+    projections = load("support.example_projection:ROLES")
+    assert projections == [ROLES]
+    with Store(path, projections=projections) as store:
+        assert store.rebuilt == "the projections have changed"
+        store.commit_all(append("s", message("m3")), append("s", message("m1"), tenant="b"))
+        live = dump(store.views.db)
+        assert live["roles"] == [("b", "user", 1), ("default", "system", 1), ("default", "user", 2)]
+        assert dump_rebuilt(store, tmp_path) == live
+    with Store(path) as store:
+        assert store.rebuilt == "the projections have changed"
+        assert "roles" not in dump(store.views.db)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "nowhere:X",
+        "support.example_projection:NOTHING",
+        "support.example_projection:TABLES",
+        "support",
+        ":X",
+        "a b:c",
+    ],
+)
+def test_a_name_that_leads_to_no_projection_is_refused(names: str) -> None:
+    """With the name."""
+    with pytest.raises(SettingsError, match="CHATLEDGER_PROJECTIONS"):
+        load(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "count"), [("", 0), (" , ", 0), (" support.example_projection:ROLES ,", 1)]
+)
+def test_projections_are_separated_by_commas(names: str, count: int) -> None:
+    """White space is nothing."""
+    assert len(load(names)) == count
+
+
+# given / when / then
+
+
+def said(seq: int, message_id: str) -> MessageAppended:
+    """A message of a fixed time."""
+    return MessageAppended(seq, message(message_id, created_at="2024-05-15T15:00:00Z"))
+
+
+COUNTS = "SELECT id, version, message_count, last_seq, last_position FROM sessions ORDER BY key"
+BODIES = "SELECT id, seq, body ->> '$.content' FROM messages ORDER BY position"
+
+
+def test_a_created_session_has_a_row() -> None:
+    """As its event says; its times are the event's."""
+    history = History()
+    given().when(history.add("s", SessionCreated(user_id="u", title="T"))).then(
+        "SELECT id, tenant_id, user_id, title, traits, archived, created_at, last_message_at FROM sessions",
+        [("s", "default", "u", "T", "{}", 0, START_US + 1_000_000, None)],
+    )
+
+
+def test_messages_count_until_they_are_removed() -> None:
+    """`message_count` falls, `last_seq` does not; a removed one keeps its id and loses its body."""
+    history = History()
+    before = history.add("s", SessionCreated(), said(1, "m1"), said(2, "m2"))
+    scenario = given(before).then(COUNTS, [("s", 3, 2, 2, 3)])
+    scenario.when(history.add("s", MessageRemoved("m2"))).then(COUNTS, [("s", 4, 1, 2, 4)])
+    scenario.then(BODIES, [("m1", 1, "Hello"), ("m2", 2, None)])
+
+
+def test_a_message_added_and_removed_in_one_batch_is_removed() -> None:
+    """The order within a batch counts."""
+    history = History()
+    events = history.add("s", SessionCreated(), said(1, "m1"), MessageRemoved("m1"))
+    given().when(events).then(BODIES, [("m1", 1, None)]).then(COUNTS, [("s", 3, 0, 1, 3)])
+
+
+def test_a_patch_changes_what_it_names() -> None:
+    """Null takes a member back to its default."""
+    history = History()
+    before = history.add("s", SessionCreated(user_id="u", title="T", traits=msgspec.Raw(b'{"a":1}')))
+    patch = changes_of({"title": None, "traits": {"b": 2}, "archived": True})
+    given(before).when(history.add("s", SessionUpdated(patch))).then(
+        "SELECT user_id, title, traits, archived, version FROM sessions", [("u", None, '{"a":1,"b":2}', 1, 2)]
+    )
+
+
+@pytest.mark.parametrize("end", [SessionDeleted(), SessionErased("GDPR")])
+def test_a_session_that_ends_leaves_no_row_but_its_places_in_the_feed(end: EventData) -> None:
+    """Its messages go with it; its neighbour's stay; auditors still find its events."""
+    history = History()
+    before = history.add("s", SessionCreated(), said(1, "m1")) + history.add(
+        "t", SessionCreated(), said(1, "m1")
+    )
+    scenario = given(before).when(history.add("s", end))
+    scenario.then(COUNTS, [("t", 2, 1, 1, 4)]).then("SELECT session_id, id FROM messages", [(2, "m1")])
+    assert feed.positions(scenario.db, "default", after=0, limit=10) == [1, 2, 3, 4, 5]
+
+
+def test_a_session_that_begins_and_ends_in_one_batch_leaves_no_row() -> None:
+    """Nothing is written only to be deleted, and nothing is left over."""
+    history = History()
+    given().when(history.add("s", SessionCreated(), said(1, "m1"), SessionDeleted())).then(COUNTS, []).then(
+        BODIES, []
+    )
+
+
+def test_a_fork_names_its_source() -> None:
+    """And is a session like any other."""
+    history = History()
+    given().when(history.add("f", SessionCreated(forked_from=ForkedFrom("s", 7)))).then(
+        "SELECT forked_from_session_id, forked_from_version FROM sessions", [("s", 7)]
+    )
+
+
+def test_erased_events_leave_no_trace() -> None:
+    """What a rebuild behind an erasure gets: events without data, and the erasure."""
+    history = History()
+    events = history.add("s", SessionCreated(), said(1, "m1"), SessionDeleted(), SessionErased("GDPR"))
+    erased = [msgspec.structs.replace(event, data=None) for event in events[:-1]]
+    for batches in ([[*erased, events[-1]]], [[event] for event in (*erased, events[-1])]):
+        rows = rows_after(batches)
+        assert rows["sessions"] == rows["messages"] == []
+        assert len(rows["feed"]) == 4
+
+
+def test_the_feed_finds_a_tenants_events_by_type() -> None:
+    """In ledger order, behind a position, up to a limit; no other tenant's."""
+    history = History()
+    events = history.add("s", SessionCreated(), said(1, "m1")) + history.add(
+        "s", SessionCreated(), tenant="b"
+    )
+    events += history.add("s", said(2, "m2"), MessageRemoved("m1"), SessionDeleted())
+    db = given().when(events).db
+    assert feed.positions(db, "default", after=0, limit=10) == [1, 2, 4, 5, 6]
+    assert feed.positions(db, "default", after=2, limit=2) == [4, 5]
+    assert feed.positions(db, "default", after=0, limit=10, event_type="message.appended") == [2, 4]
+    assert feed.positions(db, "default", after=2, limit=10, event_type="message.appended") == [4]
+    assert feed.positions(db, "b", after=0, limit=10) == [3]
+    assert feed.positions(db, "nobody", after=0, limit=10) == []
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Event]:
+    """Valid events of a few sessions of two tenants, interleaved."""
+    history, events = History(), list[Event]()
+    alive: dict[tuple[str, str], list[str]] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for _ in range(draw(st.integers(1, 25))):
+        where = draw(st.sampled_from([(tenant, name) for tenant in "ab" for name in ("s", "t")]))
+        if where in counts and where not in alive:
+            continue
+        data = _next(draw, where, alive, counts)
+        events += history.add(where[1], data, tenant=where[0])
+    return events
+
+
+def _next(
+    draw: st.DrawFn,
+    where: tuple[str, str],
+    alive: dict[tuple[str, str], list[str]],
+    counts: dict[tuple[str, str], int],
+) -> EventData:
+    if where not in alive:
+        alive[where], counts[where] = [], 0
+        return SessionCreated(title=draw(st.none() | st.just("T")))
+    kinds = ["append"] * 5 + ["update", "delete"] + ["remove"] * bool(alive[where])
+    kind = draw(st.sampled_from(kinds))
+    if kind == "append":
+        counts[where] += 1
+        alive[where].append(f"m{counts[where]}")
+        return (
+            said(counts[where], f"m{counts[where]}")
+            if draw(st.booleans())
+            else MessageAppended(counts[where], message(f"m{counts[where]}"))
+        )
+    if kind == "remove":
+        return MessageRemoved(alive[where].pop(draw(st.integers(0, len(alive[where]) - 1))))
+    if kind == "update":
+        return SessionUpdated(
+            changes_of({"title": draw(st.none() | st.just("U")), "archived": draw(st.booleans())})
+        )
+    del alive[where]
+    return SessionDeleted()
+
+
+@for_all(histories(), st.data())
+def test_how_events_are_cut_into_batches_makes_no_difference(
+    events: list[Event], data: st.DataObject
+) -> None:
+    """One by one, all at once, or cut anywhere: the same rows in every table (rule 7)."""
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(events)), max_size=5)))
+    batches = [events[first:last] for first, last in zip([0, *cuts], [*cuts, len(events)], strict=True)]
+    projections = (*built_in(), ROLES)
+    whole = rows_after([events], projections)
+    assert rows_after([batch for batch in batches if batch], projections) == whole
+    assert rows_after([[event] for event in events], projections) == whole

@@ -1,0 +1,399 @@
+"""The writer: its bounded queue, its groups, and what it does when a commit fails."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import apsw
+import pytest
+from support.store import Store, append, create, delete, message, run, submit
+
+from service import database
+from service.commands import AppendMessages, CreateSession
+from service.committer import Committed, Committer, Outcome, Replayed, Submission
+from service.database import Connection
+from service.errors import NotFound, OutcomeUnknown, Overloaded, SessionExists, StorageFull
+from service.idempotency import IdempotencyKey
+from service.writer import Writer
+
+Commit: TypeAlias = Callable[[Committer, Sequence[Submission]], list[Outcome]]
+LIMIT_S = 60
+
+
+class Gate:
+    """Holds the writer's thread before its first commit until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._entered = threading.Event()
+        self._opened = threading.Event()
+        original = Committer.commit
+
+        def commit(committer: Committer, submissions: Sequence[Submission]) -> list[Outcome]:
+            self._entered.set()
+            assert self._opened.wait(LIMIT_S)
+            return original(committer, submissions)
+
+        monkeypatch.setattr(Committer, "commit", commit)
+
+    async def entered(self) -> None:
+        """Wait until the writer has taken its first group."""
+        assert await asyncio.to_thread(self._entered.wait, LIMIT_S)
+
+    def open(self) -> None:
+        """Let it go on."""
+        self._opened.set()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """A closed gate; it is opened at the latest at the end of the test."""
+    made = Gate(monkeypatch)
+    yield made
+    made.open()
+
+
+@asynccontextmanager
+async def running(store: Store, gate: Gate | None = None) -> AsyncIterator[Writer]:
+    """A writer on *store*, closed in the end."""
+    writer = Writer(store.committer, store.settings)
+    writer.start()
+    try:
+        yield writer
+    finally:
+        if gate is not None:
+            gate.open()
+        await writer.close()
+
+
+def send(
+    writer: Writer, submission: Submission, *, size_bytes: int = 1
+) -> "asyncio.Task[Committed | Replayed]":
+    """Submit in a task of its own."""
+    return asyncio.create_task(writer.submit(submission, size_bytes=size_bytes))
+
+
+async def let_run(*tasks: "asyncio.Task[Committed | Replayed]") -> None:
+    """Give each of *tasks* its turn: they are in the queue then."""
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, cause: Exception, *, committed: bool = False) -> None:
+    """Let the next group's COMMIT fail; with *committed* the disk has it all the same."""
+    original = Committer.commit
+    calls: list[int] = []
+
+    def commit(committer: Committer, submissions: Sequence[Submission]) -> list[Outcome]:
+        calls.append(1)
+        if len(calls) > 1:
+            return original(committer, submissions)
+        if committed:
+            _commit_unseen(committer, submissions, original)
+        raise database.CommitFailed from cause
+
+    monkeypatch.setattr(Committer, "commit", commit)
+
+
+def _commit_unseen(committer: Committer, submissions: Sequence[Submission], original: Commit) -> None:
+    """Commit to the ledger; the fault strikes before the views."""
+
+    @contextmanager
+    def immediate(connection: Connection) -> Iterator[None]:
+        with unpatched(connection):
+            yield
+        raise database.CommitFailed
+
+    unpatched = database.immediate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "immediate", immediate)
+        with pytest.raises(database.CommitFailed):
+            original(committer, submissions)
+
+
+def keyed(key: str = "k") -> Submission:
+    """A creation under an Idempotency-Key."""
+    return submit("s", CreateSession(messages=[message("m1")]), key=IdempotencyKey(key, b"f" * 32))
+
+
+def visible(store: Store, session_id: str) -> bool:
+    """Whether readers see the session."""
+    try:
+        run(store.tenant().session(session_id, newest=0))
+    except NotFound:
+        return False
+    return True
+
+
+def test_a_committed_command_is_readable(store: Store) -> None:
+    """Rule 1: who got the answer can read it back at once."""
+
+    async def main() -> None:
+        async with running(store) as writer:
+            outcome = await writer.submit(create("s", message("m1")), size_bytes=1)
+            assert isinstance(outcome, Committed)
+            assert outcome.version == 2
+            assert visible(store, "s")
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_refuses_and_has_room_again_afterwards(tmp_path: Path, gate: Gate) -> None:
+    """Beyond `queue_commands_max` a command is refused at once; nothing of it is done (rule 11)."""
+
+    async def main() -> None:
+        with Store(tmp_path / "ledger.db", queue_commands_max=2) as store:
+            async with running(store, gate) as writer:
+                tasks = [send(writer, create("a")), send(writer, create("b"))]
+                await let_run(*tasks)
+                assert writer.queue_length == 2
+                with pytest.raises(Overloaded):
+                    await writer.submit(create("c"), size_bytes=1)
+                gate.open()
+                await asyncio.gather(*tasks)
+                assert writer.queue_length == 0
+                await writer.submit(create("d"), size_bytes=1)
+                assert [visible(store, name) for name in "abcd"] == [True, True, False, True]
+
+    asyncio.run(main())
+
+
+def test_the_queue_is_bounded_in_bytes_too(tmp_path: Path, gate: Gate) -> None:
+    """Beyond `queue_bytes_max` bytes of bodies a command is refused; the limit itself is let through."""
+
+    async def main() -> None:
+        with Store(tmp_path / "ledger.db", queue_bytes_max=100) as store:
+            async with running(store, gate) as writer:
+                tasks = [send(writer, create("a"), size_bytes=60)]
+                await let_run(*tasks)
+                with pytest.raises(Overloaded):
+                    await writer.submit(create("b"), size_bytes=41)
+                tasks.append(send(writer, create("c"), size_bytes=40))
+                await let_run(*tasks)
+                gate.open()
+                await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_wait_does_not_cancel_the_write(store: Store, gate: Gate) -> None:
+    """What was accepted is committed, and its place in the queue is given back."""
+
+    async def main() -> None:
+        async with running(store, gate) as writer:
+            task = send(writer, create("s"))
+            await let_run(task)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            gate.open()
+            await writer.submit(create("behind"), size_bytes=1)
+            assert visible(store, "s")
+            assert writer.queue_length == 0
+
+    asyncio.run(main())
+
+
+def test_what_waits_goes_into_one_transaction(store: Store, gate: Gate) -> None:
+    """Group commit; a refused command takes no other with it."""
+
+    async def main() -> None:
+        async with running(store, gate) as writer:
+            first = send(writer, create("s"))
+            await gate.entered()
+            behind = [
+                send(writer, submission)
+                for submission in (
+                    append("s", message("m1")),
+                    create("s"),
+                    append("unknown", message("m1")),
+                    append("s", message("m2")),
+                    delete("s"),
+                    append("s", message("m3")),
+                )
+            ]
+            await let_run(first, *behind)
+            gate.open()
+            found = await asyncio.gather(first, *behind, return_exceptions=True)
+            kinds = [Committed, Committed, SessionExists, NotFound, Committed, Committed, NotFound]
+            assert [type(each) for each in found] == kinds
+            assert (writer.stats.groups, writer.stats.commands, writer.stats.events) == (2, 7, 4)
+
+    asyncio.run(main())
+
+
+def test_a_group_has_a_limit(tmp_path: Path, gate: Gate) -> None:
+    """`group_commands_max` commands to a transaction."""
+
+    async def main() -> None:
+        with Store(tmp_path / "ledger.db", group_commands_max=2) as store:
+            async with running(store, gate) as writer:
+                tasks = [send(writer, create("s0"))]
+                await gate.entered()
+                tasks += [send(writer, create(f"s{number}")) for number in range(1, 6)]
+                await let_run(*tasks)
+                gate.open()
+                await asyncio.gather(*tasks)
+                assert writer.stats.groups == 4
+
+    asyncio.run(main())
+
+
+def test_closing_commits_all_that_was_accepted_and_takes_no_more(store: Store, gate: Gate) -> None:
+    """Nobody who was let in goes without an answer."""
+
+    async def main() -> None:
+        async with running(store, gate) as writer:
+            tasks = [send(writer, create(f"s{number}")) for number in range(5)]
+            await let_run(*tasks)
+            closing = asyncio.create_task(writer.close())
+            await asyncio.sleep(0)
+            assert not writer.alive
+            with pytest.raises(Overloaded):
+                await writer.submit(create("late"), size_bytes=1)
+            gate.open()
+            assert [(await task).__class__ for task in tasks] == [Committed] * 5
+            await closing
+
+    asyncio.run(main())
+    store.close()
+    with store:
+        assert [visible(store, f"s{number}") for number in range(5)] == [True] * 5
+        assert not visible(store, "late")
+
+
+def test_after_a_failed_commit_the_outcome_is_unknown_and_the_writer_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was written: a retry with the same key does it, once."""
+    fail_once(monkeypatch, apsw.IOError("sync"))
+
+    async def main() -> None:
+        async with running(store) as writer:
+            with pytest.raises(OutcomeUnknown):
+                await writer.submit(keyed(), size_bytes=1)
+            assert writer.alive
+            assert not visible(store, "s")
+            assert isinstance(await writer.submit(keyed(), size_bytes=1), Committed)
+            assert visible(store, "s")
+            assert writer.stats.failures == 1
+
+    asyncio.run(main())
+
+
+def test_what_a_failed_commit_has_written_all_the_same_is_replayed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has it: a retry with the same key gives the first answer and writes nothing again."""
+    fail_once(monkeypatch, apsw.IOError("sync"), committed=True)
+
+    async def main() -> None:
+        async with running(store) as writer:
+            with pytest.raises(OutcomeUnknown):
+                await writer.submit(keyed(), size_bytes=1)
+            assert isinstance(await writer.submit(keyed(), size_bytes=1), Replayed)
+            assert visible(store, "s")
+            assert store.views.position == 2
+
+    asyncio.run(main())
+
+
+def test_after_a_failed_commit_the_views_have_what_the_ledger_has(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers need not wait for the next write: whenever the views are behind they catch up (the design)."""
+    fail_once(monkeypatch, apsw.IOError("sync"), committed=True)
+
+    async def main() -> None:
+        async with running(store) as writer:
+            with pytest.raises(OutcomeUnknown):
+                await writer.submit(keyed(), size_bytes=1)
+            assert visible(store, "s")
+
+    asyncio.run(main())
+
+
+def test_a_full_disk_at_the_commit_is_said_as_such(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it the ledger's head is what it was, so the outcome is known: nothing was written."""
+    fail_once(monkeypatch, apsw.FullError("full"))
+
+    async def main() -> None:
+        async with running(store) as writer:
+            with pytest.raises(StorageFull):
+                await writer.submit(keyed(), size_bytes=1)
+            assert isinstance(await writer.submit(keyed(), size_bytes=1), Committed)
+
+    asyncio.run(main())
+
+
+def test_a_ledger_that_cannot_be_opened_again_at_once_is_opened_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage was away for a moment: the service must not stay refusing until somebody restarts it."""
+    fail_once(monkeypatch, apsw.IOError("sync"))
+    original = database.open_ledger
+    refusals = iter([True])
+
+    def open_ledger(*arguments: object) -> Connection:
+        if next(refusals, False):
+            raise database.RefusedToStart("the storage is away")
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(database, "open_ledger", open_ledger)
+
+    async def main() -> None:
+        async with running(store) as writer:
+            with pytest.raises(OutcomeUnknown):
+                await writer.submit(keyed(), size_bytes=1)
+            for _ in range(2):
+                try:
+                    outcome = await writer.submit(keyed(), size_bytes=1)
+                except (Overloaded, OutcomeUnknown):
+                    continue
+                assert isinstance(outcome, Committed)
+                return
+            pytest.fail("the writer never opened the ledger again")
+
+    asyncio.run(main())
+
+
+def test_a_fault_of_ours_fails_its_group_and_not_the_thread(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction is rolled back, the caller is told, the next command is served."""
+    original = Committer._decide
+
+    def decide(committer: Committer, group: object, submission: Submission) -> Outcome:
+        if isinstance(submission.command, AppendMessages):
+            raise ZeroDivisionError
+        return original(committer, group, submission)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Committer, "_decide", decide)
+
+    async def main() -> None:
+        async with running(store) as writer:
+            await writer.submit(create("s"), size_bytes=1)
+            with pytest.raises(ZeroDivisionError):
+                await writer.submit(append("s", message("m1")), size_bytes=1)
+            await writer.submit(create("t"), size_bytes=1)
+            assert store.views.position == 2
+
+    asyncio.run(main())
+
+
+def test_a_repair_builds_the_views_anew_between_two_groups(store: Store) -> None:
+    """Asked for from any thread; afterwards all is there, in a new file."""
+
+    async def main() -> None:
+        async with running(store) as writer:
+            await writer.submit(create("s", message("m1")), size_bytes=1)
+            generation = store.views.generation
+            writer.repair()
+            await writer.submit(append("s", message("m2")), size_bytes=1)
+            assert store.views.generation == generation + 1
+            assert store.views.position == 3
+            assert visible(store, "s")
+
+    asyncio.run(main())
