@@ -20,6 +20,7 @@ def replay(events: Iterable[Event]) -> Connection:
     with database.immediate(db):
         for projection in (sessions.PROJECTION, messages.PROJECTION):
             db.execute(projection.tables)
+            db.execute(projection.indexes)
         for event in events:
             batch.append(event)
             if len(batch) == _BATCH_EVENTS:

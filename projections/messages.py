@@ -18,14 +18,16 @@ CREATE TABLE messages (
   seq        INTEGER NOT NULL,
   id         TEXT    NOT NULL,
   body       TEXT,                                -- JSON; NULL once removed: the id stays taken
-  UNIQUE (session_id, seq),
-  UNIQUE (id, session_id)                         -- in this order: new UUIDv7s all go to its end
+  UNIQUE (session_id, seq)
 ) STRICT;
 CREATE VIEW transcript AS
   SELECT s.tenant_id, s.id AS session_id, m.seq, m.id, m.body ->> '$.role' AS role,
     m.body ->> '$.content' AS content, m.body ->> '$.created_at' AS created_at
   FROM messages AS m JOIN sessions AS s ON s.key = m.session_id WHERE m.body IS NOT NULL;
 """
+
+# In this order: new UUIDv7s all go to its end, so that a group of messages changes one or two of its pages.
+INDEXES = "CREATE UNIQUE INDEX messages_by_id ON messages (id, session_id)"
 
 _INSERT = Bulk("INSERT INTO messages (position, session_id, seq, id, body)", "(?, ?, ?, ?, CAST(? AS TEXT))")
 _REMOVE = "UPDATE messages SET body = NULL WHERE session_id = ? AND id = ?"
@@ -95,4 +97,4 @@ def page(
     return (row[0] for row in db.execute(query, (stream, after, before, limit)))
 
 
-PROJECTION = Projection(name="messages", version=1, tables=TABLES, apply=apply)
+PROJECTION = Projection(name="messages", version=1, tables=TABLES, apply=apply, indexes=INDEXES)

@@ -20,7 +20,8 @@ class Projection(msgspec.Struct, frozen=True):
     rebuild, inside a transaction, and must be a function of the events alone: no clock, no chance, no look at
     another file. How the events are cut into batches must make no difference.
 
-    `tables` is the SQL that makes the projection's tables, which no other projection touches. A change of
+    `tables` is the SQL that makes the projection's tables, which no other projection touches. `indexes` is the SQL
+    of what a rebuild makes only once the tables are full, because filling it row by row is slow. A change of
     `version` rebuilds the views at the next start. An erased event has `data` None.
     """
 
@@ -28,6 +29,7 @@ class Projection(msgspec.Struct, frozen=True):
     version: int
     tables: str
     apply: Apply
+    indexes: str = ""
 
 
 def load(names: str) -> list[Projection]:

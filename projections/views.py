@@ -196,6 +196,9 @@ class Views:
             position = events[-1].position
             if progress is not None:
                 progress(position, target)
+        with database.immediate(db):
+            for projection in self.projections:
+                db.execute(projection.indexes)
         database.finish_bulk(db, self._location)
         return db
 

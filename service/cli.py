@@ -12,6 +12,7 @@ import msgspec
 
 from service import __version__, exporter, importer, log, offline
 from service.errors import ChatledgerError
+from service.garbage import calm_garbage_collector
 from service.ids import is_id
 from service.importer import Rejected
 from service.progress import Progress
@@ -172,6 +173,7 @@ def _check_tenant(tenant: str | None) -> None:
 
 def main() -> None:
     """Run the command; a refusal is one clear line and exit code 1."""
+    calm_garbage_collector()
     os.umask(0o077)  # what we write is other people's conversations
     try:
         cli.main(standalone_mode=False)

@@ -35,6 +35,7 @@ def _second(seconds: int) -> str:
     return (EPOCH + dt.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+@lru_cache(maxsize=1024)
 def format_us(time_us: int) -> str:
     """RFC 3339 section 5.6 with microseconds: `2024-05-15T15:00:00.000000Z`."""
     seconds, fraction_us = divmod(time_us, _US_PER_S)

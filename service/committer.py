@@ -281,7 +281,7 @@ class Committer:
             elif isinstance(data, MessageRemoved):
                 stored = context.stored[data.message_id]
                 group.messages[event.stream, data.message_id] = msgspec.structs.replace(stored, removed=True)
-        state = evolve(context.state, events)
+        state = evolve(context.state, events) if events else context.state
         group.states[submission.tenant_id, submission.session_id] = state
         return state
 

@@ -1,8 +1,9 @@
 """The ledger's rows: sealing events with their leaves, writing them, and reading them back."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
@@ -24,6 +25,10 @@ _INSERT_EVENTS = database.Bulk("INSERT INTO events", "(?, ?, ?, ?, ?, ?, ?, ?, ?
 
 _COLUMNS = """SELECT e.position, e.stream, s.tenant_id, s.session_id, e.version, e.type, e.recorded_at, e.actor,
   e.request_id, e.schema, e.payload, e.salt, e.leaf FROM events AS e JOIN streams AS s ON s.key = e.stream"""
+# For projections, which get every event: without the join and what only proofs need it takes half the time.
+_READ_EVENTS = """SELECT position, stream, version, type, recorded_at, actor, request_id, schema, payload
+  FROM events WHERE position > ? ORDER BY position LIMIT ?"""
+_OWNERS = "SELECT key, tenant_id, session_id FROM streams WHERE key IN (SELECT value FROM json_each(?))"
 _READ_AFTER = f"{_COLUMNS} WHERE e.position > ? ORDER BY e.position LIMIT ?"
 _READ_STREAM = f"{_COLUMNS} WHERE e.stream = ? AND e.version > ? AND e.version <= ? ORDER BY e.version LIMIT ?"
 _READ_POSITIONS = f"{_COLUMNS} WHERE e.position IN (SELECT value FROM json_each(?)) ORDER BY e.position"
@@ -174,16 +179,36 @@ def version_at(connection: Connection, stream: int, time_us: int) -> int:
     return int(connection.execute(_VERSION_AT, (stream, time_us)).get or 0)
 
 
+@_reading()
 def read_after(connection: Connection, position: int, limit: int) -> list[Event]:
     """Up to *limit* events behind *position*, in order.
 
     Raises:
         LedgerDamaged: positions have a gap, or a payload cannot be read.
     """
-    events = [record.event for record in read_records_after(connection, position, limit)]
-    if events and events[-1].position != position + len(events):
+    rows: list[tuple[Any, ...]] = connection.execute(_READ_EVENTS, (position, limit)).fetchall()
+    if rows and rows[-1][0] != position + len(rows):
         raise LedgerDamaged(f"The ledger's positions have a gap behind {position}.")
+    owners = _owners(connection, {row[1] for row in rows})
+    events = []
+    try:
+        for place, stream, version, kind, recorded_at, actor, request_id, schema, payload in rows:
+            tenant_id, session_id = owners[stream]
+            data = None if payload is None else decode_payload(kind, schema, payload)
+            events.append(
+                Event(place, stream, tenant_id, session_id, version, kind, recorded_at, actor, request_id, data)
+            )
+    except UnknownEvent as error:
+        raise LedgerDamaged(f"The event at position {place} cannot be read: {error}.") from error
+    except KeyError:
+        raise LedgerDamaged(f"The event at position {place} belongs to no session.") from None
     return events
+
+
+def _owners(connection: Connection, streams: Collection[int]) -> dict[int, tuple[str, str]]:
+    """Each stream's tenant and session."""
+    wanted = msgspec.json.encode(list(streams)).decode()
+    return {key: (tenant_id, session_id) for key, tenant_id, session_id in connection.execute(_OWNERS, (wanted,))}
 
 
 @_reading()
