@@ -12,10 +12,11 @@ import msgspec
 from projections import feed, messages, sessions
 from projections.projection import Projection
 from service import database, ledger
-from service.database import Connection, Location
+from service.database import Connection
 from service.errors import ChatledgerError, LedgerDamaged
 from service.events import Event
 from service.ledger import Head
+from service.location import BUILDING, Location, put_in_place, remove
 from service.settings import Settings
 
 BUILT_IN = (sessions.PROJECTION, messages.PROJECTION, feed.PROJECTION)
@@ -162,7 +163,7 @@ class Views:
         It gets its name only once it is whole and on the disk: a crash before leaves a file to delete.
         """
         generation = self.generation + 1
-        building = self._location.views(generation) + database.BUILDING
+        building = self._location.views(generation) + BUILDING
         db = self._build(building, ledger_db, progress)
         old = self._db
         if self._location.memory:
@@ -170,7 +171,7 @@ class Views:
             self._db = db
         else:
             db.close()
-            database.put_in_place(building, self._location.views(generation))
+            put_in_place(building, self._location.views(generation))
             self._db = database.open_views(self._location.views(generation), self._location, self._settings)
         self.generation = generation
         self.position = ledger.head(ledger_db).position
@@ -204,7 +205,7 @@ class Views:
 
     def _discard(self, generations: Sequence[int]) -> None:
         for generation in generations:
-            database.remove(self._location.views(generation))
+            remove(self._location.views(generation))
 
     def close(self) -> None:
         """Checkpoint and close."""

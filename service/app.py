@@ -11,7 +11,7 @@ from litestar.openapi.config import OpenAPIConfig
 
 from projections import projection
 from projections.views import Views
-from service import __version__, database, ledger, metrics
+from service import __version__, ledger, metrics
 from service.api import audit, health, page, problems
 from service.api.call import Call
 from service.api.edge import EdgedLitestar
@@ -19,8 +19,8 @@ from service.api.messages import MessagesController
 from service.api.sessions import SessionsController
 from service.api.state import Cursors, Services
 from service.committer import Committer
-from service.database import Location
 from service.errors import DomainError
+from service.location import Location, exclusive
 from service.log import set_up
 from service.metrics import HttpMetrics, Reading
 from service.readers import Readers
@@ -82,7 +82,7 @@ def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar]
             location = Location.of(settings)
             if not location.memory:
                 location.folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(database.exclusive(location))
+            stack.enter_context(exclusive(location))
             views = Views(location, settings, projection.load(settings.projections))
             committer = Committer(location, settings, views)
             committer.open()

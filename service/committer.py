@@ -23,12 +23,13 @@ from service.commands import (
     decide,
     named_ids,
 )
-from service.database import Connection, Location
+from service.database import Connection
 from service.documents import message_document
 from service.errors import DomainError, LedgerDamaged, OutcomeUnknown, Overloaded, RefusedToStart
 from service.events import Event, MessageAppended, MessageRemoved, type_of
 from service.idempotency import Answer, IdempotencyKey
 from service.ledger import Head
+from service.location import Location
 from service.settings import Settings
 from service.state import SessionState, evolve
 

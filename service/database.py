@@ -5,11 +5,6 @@ drops SQLite's POSIX locks (https://www.sqlite.org/howtocorrupt.html section 2.2
 lost that way in a trial.
 """
 
-import fcntl
-import glob
-import itertools
-import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -17,19 +12,18 @@ from itertools import chain
 from pathlib import Path
 
 import apsw
-import msgspec
 
 from service.clock import now_us
 from service.errors import (
     ChatledgerError,
     DomainError,
     LedgerDamaged,
-    LedgerLocked,
     Overloaded,
     RefusedToStart,
     StorageFull,
 )
 from service.ids import new_id
+from service.location import Location, check_filesystem, put_in_place, remove
 from service.settings import Settings
 
 Connection = apsw.Connection
@@ -41,25 +35,6 @@ CACHE_KIB = 64 * 1024
 STATEMENTS_CACHED = 512  # a group's statements come in 64 lengths each, see Bulk
 SQLITE_VERSION_MIN = (3, 51, 3)  # before it: the WAL-reset bug, https://www.sqlite.org/wal.html
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
-BUILDING = ".building"  # behind the name of views that are not whole yet
-NETWORK_FILESYSTEMS = frozenset(
-    {
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "afs",
-        "9p",
-        "ceph",
-        "glusterfs",
-        "lustre",
-        "fuse.sshfs",
-        "fuse.s3fs",
-    }
-)
-
-_memory_names = itertools.count(1)
 
 
 class CommitFailed(ChatledgerError):
@@ -70,47 +45,6 @@ class CommitFailed(ChatledgerError):
 
     def __init__(self) -> None:
         super().__init__("A commit failed; whether it happened is not known.")
-
-
-class Location(msgspec.Struct, frozen=True):
-    """Where a ledger and its views live: files, or names of databases in this process's memory.
-
-    The views beside `ledger.db` are `ledger.db.views.000001.db`, and each rebuild makes the next number: two
-    databases must never have the same name while one of them is open, or one's WAL becomes the other's.
-    """
-
-    ledger: str
-    memory: bool
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Location":
-        """The location that *settings* name. Each call for `:memory:` is a new one."""
-        if settings.in_memory:
-            return cls(f"/chatledger-{os.getpid()}-{next(_memory_names)}", memory=True)
-        return cls(os.path.realpath(settings.database_path), memory=False)
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the files."""
-        return Path(self.ledger).parent
-
-    def views(self, generation: int) -> str:
-        """The name of the views of one generation."""
-        return f"{self.ledger}.views.{generation:06d}.db"
-
-    def remove_unfinished_views(self) -> None:
-        """Remove what a crash in the middle of a rebuild has left."""
-        if not self.memory:
-            for leftover in self.folder.glob(f"{glob.escape(Path(self.ledger).name)}.views.*{BUILDING}*"):
-                leftover.unlink(missing_ok=True)
-
-    def generations(self) -> list[int]:
-        """The numbers of the views files that are there, in order."""
-        if self.memory or not self.folder.is_dir():
-            return []
-        pattern = re.compile(re.escape(Path(self.ledger).name) + r"\.views\.(\d{6})\.db")
-        found = (pattern.fullmatch(path.name) for path in self.folder.iterdir())
-        return sorted(int(match[1]) for match in found if match)
 
 
 def check_sqlite() -> None:
@@ -125,55 +59,6 @@ def check_sqlite() -> None:
             f"SQLite {apsw.sqlite_lib_version()} has the WAL-reset bug, which can lose commits; "
             f"3.51.3 or newer is needed (pip install --upgrade apsw)."
         )
-
-
-def filesystem_of(path: Path, mountinfo: str) -> str:
-    """The type of the file system that *path* is on, by the text of /proc/self/mountinfo (proc(5))."""
-    best, kind = "", "unknown"
-    for line in mountinfo.splitlines():
-        mount, _, rest = line.partition(" - ")
-        point = mount.split()[4].encode().decode("unicode_escape")
-        if (path == Path(point) or Path(point) in path.parents) and len(point) >= len(best):
-            best, kind = point, rest.split()[0]
-    return kind
-
-
-def _check_filesystem(location: Location, settings: Settings) -> None:
-    mountinfo = Path("/proc/self/mountinfo")
-    if location.memory or settings.allow_network_filesystem or not mountinfo.exists():
-        return
-    kind = filesystem_of(location.folder, mountinfo.read_text())
-    if kind in NETWORK_FILESYSTEMS:
-        raise RefusedToStart(
-            f"{settings.database_path} is on a network file system ({kind}), where SQLite's locks may not hold and "
-            f"a second writer could damage the ledger. Use a local disk, or set "
-            f"CHATLEDGER_ALLOW_NETWORK_FILESYSTEM=1 if this is the only machine that uses it."
-        )
-
-
-@contextmanager
-def exclusive(location: Location) -> Iterator[None]:
-    """Hold the ledger for this process: one writes, others may read.
-
-    The lock is on a file of its own (`ledger.db.lock`), never on the database, and ends with the process.
-
-    Raises:
-        LedgerLocked: another process holds it.
-    """
-    if location.memory:
-        yield
-        return
-    descriptor = os.open(location.ledger + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LedgerLocked(
-                f"{location.ledger} is in use: a server or another command of chatledger writes to it."
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _open(name: str, *, memory: bool, flags: int, busy_timeout_ms: int) -> Connection:
@@ -250,7 +135,7 @@ def open_ledger(location: Location, settings: Settings) -> Connection:
         LedgerDamaged: SQLite finds the file damaged.
     """
     check_sqlite()
-    _check_filesystem(location, settings)
+    check_filesystem(location, settings)
     name = Path(location.ledger).name
     try:
         if location.memory:
@@ -287,22 +172,6 @@ def _make_ledger(location: Location, settings: Settings) -> None:
     checkpoint(connection)
     connection.close()
     put_in_place(unfinished, location.ledger)
-
-
-def remove(name: str) -> None:
-    """Remove a database that nobody has open, with whatever SQLite may have left beside it."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        Path(name + suffix).unlink(missing_ok=True)
-
-
-def put_in_place(name: str, final_name: str) -> None:
-    """Give a finished, closed database its name, so that it has it also after a power cut."""
-    Path(name).replace(final_name)
-    descriptor = os.open(Path(final_name).parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_header(location: Location, settings: Settings, name: str) -> None:

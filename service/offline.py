@@ -10,8 +10,9 @@ from projections import projection
 from projections.views import Progress, Views
 from service import database, ledger
 from service.committer import Committer
-from service.database import Connection, Location
+from service.database import Connection
 from service.errors import LedgerLocked, RefusedToStart
+from service.location import Location, exclusive
 from service.settings import Settings
 
 
@@ -26,7 +27,7 @@ def writing(settings: Settings, *, views_progress: Progress | None = None) -> It
     location = Location.of(settings)
     if not location.memory:
         location.folder.mkdir(parents=True, exist_ok=True)
-    with database.exclusive(location):
+    with exclusive(location):
         views = Views(location, settings, projection.load(settings.projections))
         committer = Committer(location, settings, views)
         committer.open()
@@ -41,7 +42,7 @@ def writing(settings: Settings, *, views_progress: Progress | None = None) -> It
 def rebuilding(settings: Settings) -> Iterator[tuple[Views, Connection]]:
     """The ledger of *settings*, and its views, which are not opened: they are about to be built anew."""
     location = existing(settings)
-    with database.exclusive(location):
+    with exclusive(location):
         views = Views(location, settings, projection.load(settings.projections))
         committer = Committer(location, settings, views)
         committer.open()
@@ -140,7 +141,7 @@ def existing(settings: Settings) -> Location:
 
 def _in_use(location: Location) -> bool:
     try:
-        with database.exclusive(location):
+        with exclusive(location):
             return False
     except LedgerLocked:
         return True

@@ -11,8 +11,9 @@ import structlog
 
 from projections.views import Views
 from service import database
-from service.database import Connection, Location
+from service.database import Connection
 from service.errors import Overloaded, RefusedToStart
+from service.location import Location
 from service.settings import Settings
 
 T = TypeVar("T")

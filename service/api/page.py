@@ -10,7 +10,7 @@ from openapi_ui_bundles import swagger_ui
 
 from service.api.answer import Answer
 from service.api.call import Call
-from service.api.openapi import SCHEMAS
+from service.api.schemas import SCHEMAS
 from service.errors import NotFound
 
 _PAGE = b"""<!DOCTYPE html>

@@ -40,9 +40,7 @@ class Bad:
 
     def send(self, client: httpx.Client) -> httpx.Response:
         """Send it."""
-        content = (
-            self.body if self.body is None or isinstance(self.body, str | bytes) else json.dumps(self.body)
-        )
+        content = self.body if self.body is None or isinstance(self.body, str | bytes) else json.dumps(self.body)
         headers = [*({} if content is None else JSON).items(), *self.headers.items()]
         encoded = {name: value.encode() for name, value in headers}
         return client.request(self.method, self.path, content=content, headers=encoded)  # type: ignore[arg-type]
@@ -192,9 +190,7 @@ BAD_VALUES = [
     Bad("an empty object as message", "POST", MESSAGES, {}),
     Bad("a batch of 1,001 messages", "POST", MESSAGES, {"messages": [TEXT] * 1001}),
     creation("1,001 messages", messages=[TEXT] * 1001),
-    Bad(
-        "a batch with an id twice", "POST", MESSAGES, {"messages": [{**TEXT, "id": "x"}, {**TEXT, "id": "x"}]}
-    ),
+    Bad("a batch with an id twice", "POST", MESSAGES, {"messages": [{**TEXT, "id": "x"}, {**TEXT, "id": "x"}]}),
     Bad(
         "a batch with an id twice that means two messages",
         "POST",
@@ -382,10 +378,7 @@ BAD_QUERIES = [
     *(query(f"before {before!r}", MESSAGES, before=before) for before in ("-1", "x", "", "1.5")),
     *(query(f"archived {archived!r}", SESSIONS, archived=archived) for archived in ("maybe", "", "2")),
     *(query(f"messages {count!r}", SESSION, messages=count) for count in ("-1", "1001", "all", "", "1.5")),
-    *(
-        query(f"as_of_version {version!r}", SESSION, as_of_version=version)
-        for version in ("-1", "first", "", "1.5")
-    ),
+    *(query(f"as_of_version {version!r}", SESSION, as_of_version=version) for version in ("-1", "first", "", "1.5")),
     query("an unknown type", EVENTS, type="session.exploded"),
     query("an empty type", EVENTS, type=""),
     query("a NUL in a filter", SESSIONS, user_id="a\x00b"),
@@ -640,7 +633,5 @@ def test_a_good_message_is_taken_where_bad_ones_were_refused(furnished: httpx.Cl
     assert Bad("", "PATCH", SESSION, {"title": "t"}).send(furnished).status_code == 200
     assert Bad("", "POST", FORK, {}).send(furnished).status_code == 201
     assert (
-        Bad("", "POST", MESSAGES, TEXT, {"content-type": "application/json; charset=utf-8"})
-        .send(furnished)
-        .is_success
+        Bad("", "POST", MESSAGES, TEXT, {"content-type": "application/json; charset=utf-8"}).send(furnished).is_success
     )

@@ -132,9 +132,7 @@ def test_a_read_of_what_the_client_has_is_not_repeated(api: httpx.Client, path: 
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES, ids=str)
-def test_a_change_to_a_stale_version_is_refused(
-    api: httpx.Client, method: str, path: str, body: Json | None
-) -> None:
+def test_a_change_to_a_stale_version_is_refused(api: httpx.Client, method: str, path: str, body: Json | None) -> None:
     """A change that expects a version the session has left, or not reached, fails and says which it is at."""
     create(api, messages=talk(2))
     for expected in (2, 4):

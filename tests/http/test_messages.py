@@ -24,8 +24,7 @@ PATH = "/v1/sessions/s/messages"
 OWNED = {"id", "session_id", "seq", "created_at"}
 
 TOOL_CALL = (
-    '{"id": "call_1", "type": "function", '
-    '"function": {"name": "f", "arguments": "{\\"a\\": 1.10, \\"b\\": null}"}}'
+    '{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{\\"a\\": 1.10, \\"b\\": null}"}}'
 )
 FORMS = {
     "a user's text": '{"role": "user", "content": "Hello"}',
@@ -231,9 +230,7 @@ def test_a_value_comes_back_digit_for_digit(api: httpx.Client, value: str) -> No
     assert answer.status_code == 201, answer.text
     assert given(exact(answer.text)) == exact(sent)
     assert exact(api.get(PATH).text)["data"] == [exact(answer.text)]
-    assert given(
-        exact(api.get("/v1/events?type=message.appended").text)["data"][0]["data"]["message"]
-    ) == exact(sent)
+    assert given(exact(api.get("/v1/events?type=message.appended").text)["data"][0]["data"]["message"]) == exact(sent)
 
 
 @pytest.mark.parametrize("escaped", [True, False], ids=["escaped", "in UTF-8"])

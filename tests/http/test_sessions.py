@@ -434,9 +434,7 @@ def test_a_patch_changes_what_it_names(api: httpx.Client, changes: Json, expecte
 
 
 @pytest.mark.parametrize(("original", "changes", "result"), MERGE_PATCHES, ids=json.dumps)
-def test_traits_are_merged_as_rfc_7396_says(
-    api: httpx.Client, original: Json, changes: Json, result: Json
-) -> None:
+def test_traits_are_merged_as_rfc_7396_says(api: httpx.Client, original: Json, changes: Json, result: Json) -> None:
     """Each example of RFC 7396 that is about objects holds for traits."""
     create(api, traits=original)
     assert patch(api, {"traits": changes})["traits"] == result
@@ -540,9 +538,7 @@ def test_a_fork_has_copies_of_the_messages(api: httpx.Client) -> None:
     assert answer["forked_from"] == {"session_id": "s", "version": 4}
     assert read(api, "/v1/sessions/f") == answer
     assert read(api, "/v1/sessions", limit=1)["data"] == [answer]
-    assert [without(m, "session_id") for m in messages(api, "f")] == [
-        without(m, "session_id") for m in messages(api)
-    ]
+    assert [without(m, "session_id") for m in messages(api, "f")] == [without(m, "session_id") for m in messages(api)]
     assert {m["session_id"] for m in messages(api, "f")} == {"f"}
 
 

@@ -11,10 +11,10 @@ from support.files import contents
 from support.store import Store, append, create, message
 
 from projections.views import Views
-from service import database
+from service import location
 from service.committer import Committer
-from service.database import filesystem_of
 from service.errors import LedgerDamaged, LedgerLocked, RefusedToStart
+from service.location import filesystem_of
 
 
 @pytest.fixture
@@ -85,9 +85,7 @@ def test_a_newer_schema_is_refused(ledger: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", [True, False])
-def test_a_ledger_that_is_missing_or_empty_beside_its_views_is_refused(
-    ledger: Path, *, missing: bool
-) -> None:
+def test_a_ledger_that_is_missing_or_empty_beside_its_views_is_refused(ledger: Path, *, missing: bool) -> None:
     """A new one in its place would hide the loss."""
     ledger.unlink()
     if not missing:
@@ -212,9 +210,7 @@ def test_a_second_process_is_refused_until_the_first_one_ends(ledger: Path) -> N
     """The lock ends with its process, however that ends; by another name the file is the same one."""
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", HOLDER, str(ledger)]
-    with subprocess.Popen(
-        command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         link = ledger.parent / "link.db"
@@ -229,7 +225,7 @@ def test_a_second_process_is_refused_until_the_first_one_ends(ledger: Path) -> N
 
 def test_a_network_file_system_is_refused(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the kind that was found, and the way round it."""
-    monkeypatch.setattr(database, "filesystem_of", lambda *_: "nfs4")
+    monkeypatch.setattr(location, "filesystem_of", lambda *_: "nfs4")
     assert_refused(ledger, r"network file system \(nfs4\).*CHATLEDGER_ALLOW_NETWORK_FILESYSTEM=1")
     with Store(ledger, allow_network_filesystem=True) as store:
         assert store.views.position == 3
@@ -274,4 +270,4 @@ def test_the_file_system_of_a_path_is_that_of_its_nearest_mount(path: str, kind:
 def test_without_a_mount_the_file_system_is_unknown() -> None:
     """And not refused."""
     assert filesystem_of(Path("/data"), "") == "unknown"
-    assert "unknown" not in database.NETWORK_FILESYSTEMS
+    assert "unknown" not in location.NETWORK_FILESYSTEMS

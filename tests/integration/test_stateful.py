@@ -58,9 +58,7 @@ patches = st.fixed_dictionaries(
         "traits": st.none()
         | st.dictionaries(
             st.sampled_from(("x", "y")),
-            st.none()
-            | st.integers(0, 1)
-            | st.dictionaries(st.sampled_from(("x", "y")), st.none() | st.just(1.5)),
+            st.none() | st.integers(0, 1) | st.dictionaries(st.sampled_from(("x", "y")), st.none() | st.just(1.5)),
         ),
     },
 ).map(json.dumps)
@@ -198,9 +196,7 @@ class Ledger(RuleBasedStateMachine):
         if op.kind == "create":
             given = json.loads(op.patch)
             traits = msgspec.Raw(msgspec.json.encode(given["traits"]))
-            return CreateSession(
-                user_id=given["user_id"], title=given["title"], traits=traits, messages=accept(op)
-            )
+            return CreateSession(user_id=given["user_id"], title=given["title"], traits=traits, messages=accept(op))
         if op.kind == "append":
             return appending(accept(op))
         if op.kind == "update":
@@ -248,9 +244,7 @@ class Ledger(RuleBasedStateMachine):
         """Readers see what the model says, and no more."""
         for tenant in TENANTS:
             found = run(
-                self.store.tenant(tenant).sessions_page(
-                    user_id=None, archived=None, before_position=2**62, limit=99
-                )
+                self.store.tenant(tenant).sessions_page(user_id=None, archived=None, before_position=2**62, limit=99)
             )
             documents = {state.session_id: json.loads(session_document(state)) for state in found}
             wanted = {name for (owner, name) in self.model.sessions if owner == tenant}
@@ -279,23 +273,15 @@ class Ledger(RuleBasedStateMachine):
     @invariant()
     def numbers_have_no_gap(self) -> None:
         """Positions run from 1 over the ledger, versions over each session; the feed has each event once."""
-        rows = self.store.ledger.execute(
-            "SELECT position, stream, version FROM events ORDER BY position"
-        ).fetchall()
+        rows = self.store.ledger.execute("SELECT position, stream, version FROM events ORDER BY position").fetchall()
         assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
         versions: dict[int, int] = {}
         for _position, stream, version in rows:
             assert version == versions.get(stream, 0) + 1
             versions[stream] = version
-        assert sorted(versions.values()) == sorted(
-            session.version for session in self.model.sessions.values()
-        )
+        assert sorted(versions.values()) == sorted(session.version for session in self.model.sessions.values())
         assert self.store.views.position == len(rows)
-        listed = [
-            p
-            for tenant in TENANTS
-            for p in feed.positions(self.store.views.db, tenant, after=0, limit=10_000)
-        ]
+        listed = [p for tenant in TENANTS for p in feed.positions(self.store.views.db, tenant, after=0, limit=10_000)]
         assert sorted(listed) == list(range(1, len(rows) + 1))
 
     def teardown(self) -> None:
@@ -343,14 +329,10 @@ def ignore_removals(db: Connection, events: list[Event]) -> None:
     messages.apply(db, [event for event in events if not isinstance(event.data, MessageRemoved)])
 
 
-def test_a_fault_of_the_live_path_alone_shows_in_the_comparison_with_a_rebuild(
-    store: Store, tmp_path: Path
-) -> None:
+def test_a_fault_of_the_live_path_alone_shows_in_the_comparison_with_a_rebuild(store: Store, tmp_path: Path) -> None:
     """Seeded bug: live, removals are ignored; only the rows of `messages` then differ from a rebuild."""
     faulty = msgspec.structs.replace(messages.PROJECTION, apply=ignore_removals)
-    store.views.projections = tuple(
-        faulty if each.name == "messages" else each for each in store.views.projections
-    )
+    store.views.projections = tuple(faulty if each.name == "messages" else each for each in store.views.projections)
     store.commit_all(create("s", message("m1"), message("m2")), remove("s", "m1"))
     live, rebuilt = dump(store.views.db), dump_rebuilt(store, tmp_path)
     assert [name for name in live if live[name] != rebuilt[name]] == ["messages"]
@@ -366,7 +348,5 @@ def test_a_payload_changed_behind_our_back_shows_in_its_leaf(store: Store) -> No
     """Seeded bug: one byte of one payload is another; the recomputation of the leaves finds that event."""
     store.commit_all(create("s", message("m1")), append("s", message("m2")))
     store.ledger.execute("DROP TRIGGER events_update")
-    store.ledger.execute(
-        "UPDATE events SET payload = CAST(replace(payload, 'm2', 'm3') AS BLOB) WHERE position = 3"
-    )
+    store.ledger.execute("UPDATE events SET payload = CAST(replace(payload, 'm2', 'm3') AS BLOB) WHERE position = 3")
     assert wrong_leaves(store.ledger) == [3]

@@ -283,9 +283,7 @@ def test_a_name_that_leads_to_no_projection_is_refused(names: str) -> None:
         load(names)
 
 
-@pytest.mark.parametrize(
-    ("names", "count"), [("", 0), (" , ", 0), (" support.example_projection:ROLES ,", 1)]
-)
+@pytest.mark.parametrize(("names", "count"), [("", 0), (" , ", 0), (" support.example_projection:ROLES ,", 1)])
 def test_projections_are_separated_by_commas(names: str, count: int) -> None:
     """White space is nothing."""
     assert len(load(names)) == count
@@ -342,9 +340,7 @@ def test_a_patch_changes_what_it_names() -> None:
 def test_a_session_that_ends_leaves_no_row_but_its_places_in_the_feed(end: EventData) -> None:
     """Its messages go with it; its neighbour's stay; auditors still find its events."""
     history = History()
-    before = history.add("s", SessionCreated(), said(1, "m1")) + history.add(
-        "t", SessionCreated(), said(1, "m1")
-    )
+    before = history.add("s", SessionCreated(), said(1, "m1")) + history.add("t", SessionCreated(), said(1, "m1"))
     scenario = given(before).when(history.add("s", end))
     scenario.then(COUNTS, [("t", 2, 1, 1, 4)]).then("SELECT session_id, id FROM messages", [(2, "m1")])
     assert feed.positions(scenario.db, "default", after=0, limit=10) == [1, 2, 3, 4, 5]
@@ -353,9 +349,7 @@ def test_a_session_that_ends_leaves_no_row_but_its_places_in_the_feed(end: Event
 def test_a_session_that_begins_and_ends_in_one_batch_leaves_no_row() -> None:
     """Nothing is written only to be deleted, and nothing is left over."""
     history = History()
-    given().when(history.add("s", SessionCreated(), said(1, "m1"), SessionDeleted())).then(COUNTS, []).then(
-        BODIES, []
-    )
+    given().when(history.add("s", SessionCreated(), said(1, "m1"), SessionDeleted())).then(COUNTS, []).then(BODIES, [])
 
 
 def test_a_fork_names_its_source() -> None:
@@ -380,9 +374,7 @@ def test_erased_events_leave_no_trace() -> None:
 def test_the_feed_finds_a_tenants_events_by_type() -> None:
     """In ledger order, behind a position, up to a limit; no other tenant's."""
     history = History()
-    events = history.add("s", SessionCreated(), said(1, "m1")) + history.add(
-        "s", SessionCreated(), tenant="b"
-    )
+    events = history.add("s", SessionCreated(), said(1, "m1")) + history.add("s", SessionCreated(), tenant="b")
     events += history.add("s", said(2, "m2"), MessageRemoved("m1"), SessionDeleted())
     db = given().when(events).db
     assert feed.positions(db, "default", after=0, limit=10) == [1, 2, 4, 5, 6]
@@ -430,17 +422,13 @@ def _next(
     if kind == "remove":
         return MessageRemoved(alive[where].pop(draw(st.integers(0, len(alive[where]) - 1))))
     if kind == "update":
-        return SessionUpdated(
-            changes_of({"title": draw(st.none() | st.just("U")), "archived": draw(st.booleans())})
-        )
+        return SessionUpdated(changes_of({"title": draw(st.none() | st.just("U")), "archived": draw(st.booleans())}))
     del alive[where]
     return SessionDeleted()
 
 
 @for_all(histories(), st.data())
-def test_how_events_are_cut_into_batches_makes_no_difference(
-    events: list[Event], data: st.DataObject
-) -> None:
+def test_how_events_are_cut_into_batches_makes_no_difference(events: list[Event], data: st.DataObject) -> None:
     """One by one, all at once, or cut anywhere: the same rows in every table (rule 7)."""
     cuts = sorted(data.draw(st.sets(st.integers(1, len(events)), max_size=5)))
     batches = [events[first:last] for first, last in zip([0, *cuts], [*cuts, len(events)], strict=True)]

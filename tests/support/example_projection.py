@@ -18,9 +18,7 @@ ADD = "INSERT INTO roles VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET messages = m
 def apply(db: Connection, events: Sequence[Event]) -> None:
     """Count the messages that were appended."""
     counts = Counter(
-        (event.tenant_id, event.data.message.role)
-        for event in events
-        if isinstance(event.data, MessageAppended)
+        (event.tenant_id, event.data.message.role) for event in events if isinstance(event.data, MessageAppended)
     )
     db.executemany(ADD, [(tenant_id, role, count) for (tenant_id, role), count in counts.items()])
 

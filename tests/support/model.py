@@ -118,9 +118,7 @@ class Model:
         if op.key is not None:
             first = self.keys.get((op.where[0], op.key))
             if first is not None:
-                return (
-                    Again(first) if first.same_request(op) else Refused(frozenset({"idempotency-mismatch"}))
-                )
+                return Again(first) if first.same_request(op) else Refused(frozenset({"idempotency-mismatch"}))
         names = self._refusals(op)
         if names:
             return Refused(frozenset(names))

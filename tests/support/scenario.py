@@ -73,9 +73,7 @@ def given(events: Sequence[Event] = (), projections: Sequence[Projection] = BUIL
     return scenario
 
 
-def rows_after(
-    batches: Sequence[Sequence[Event]], projections: Sequence[Projection] = BUILT_IN
-) -> dict[str, Rows]:
+def rows_after(batches: Sequence[Sequence[Event]], projections: Sequence[Projection] = BUILT_IN) -> dict[str, Rows]:
     """All rows after *batches*."""
     scenario = Scenario(projections)
     for batch in batches:

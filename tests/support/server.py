@@ -13,7 +13,7 @@ import httpx
 START_TIMEOUT_S = 60
 
 
-class ServerDidNotStart(Exception):  # noqa: N818  # a fact, in the test's own words
+class ServerDidNotStart(Exception):  # a fact, in the test's own words
     """The process ended before it served; its standard error is the message."""
 
 

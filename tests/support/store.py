@@ -9,7 +9,6 @@ import msgspec
 
 from projections.projection import Projection
 from projections.views import Views
-from service import database
 from service.commands import (
     AppendMessages,
     Command,
@@ -19,10 +18,11 @@ from service.commands import (
     UpdateSession,
 )
 from service.committer import Committed, Committer, Outcome, Replayed, Submission
-from service.database import Connection, Location
+from service.database import Connection
 from service.events import Message, SessionChanges
 from service.idempotency import IdempotencyKey
 from service.intake import MessageInput, accept_message
+from service.location import Location, exclusive
 from service.settings import Settings
 from service.state import SessionState
 from service.tenant import Tenant
@@ -81,7 +81,7 @@ class Store:
     def open(self) -> Self:
         """Open the ledger, then the views; `rebuilt` says why these were built anew."""
         with ExitStack() as stack:
-            stack.enter_context(database.exclusive(self.location))
+            stack.enter_context(exclusive(self.location))
             self.views = Views(self.location, self.settings, self.projections)
             self.committer = Committer(self.location, self.settings, self.views)
             stack.callback(self.committer.close)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from projections.views import Views
-from service.database import Connection, Location
+from service.database import Connection
+from service.location import Location
 from support.store import Store
 
 Rows: TypeAlias = list[tuple[object, ...]]
@@ -22,7 +23,7 @@ def dump(connection: Connection) -> dict[str, Rows]:
 
 
 def _rows(connection: Connection, name: str) -> Rows:
-    return sorted(connection.execute(f'SELECT * FROM "{name}"').fetchall(), key=repr)  # noqa: S608  # from the schema
+    return sorted(connection.execute(f'SELECT * FROM "{name}"').fetchall(), key=repr)  # from the schema
 
 
 def dump_rebuilt(store: Store, folder: Path) -> dict[str, Rows]:
@@ -38,9 +39,7 @@ def dump_rebuilt(store: Store, folder: Path) -> dict[str, Rows]:
 def leaf(record: dict[str, object], *, salt: bytes, payload: bytes) -> bytes:
     """The leaf of an event by the words of the design, without our own code."""
     commitment = hmac.new(salt, payload, hashlib.sha256).hexdigest()
-    text = json.dumps(
-        {**record, "commitment": commitment}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    )
+    text = json.dumps({**record, "commitment": commitment}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(b"\x00" + text.encode()).digest()
 
 
@@ -61,7 +60,5 @@ def wrong_leaves(ledger: Connection) -> list[int]:
         "session",
     )
     return [
-        row[0]
-        for row in rows
-        if leaf(dict(zip(names, row, strict=False)), salt=row[9], payload=row[10]) != row[11]
+        row[0] for row in rows if leaf(dict(zip(names, row, strict=False)), salt=row[9], payload=row[10]) != row[11]
     ]

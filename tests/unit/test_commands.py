@@ -62,9 +62,7 @@ KEPT, REMOVED = message("m1", "one"), message("m2", "two")
 
 def stored(given: Message, seq: int, *, removed: bool = False) -> StoredMessage:
     """*given* as the ledger has it."""
-    event = Event(
-        seq + 1, 1, "default", "s", seq + 1, "message.appended", 0, "open", None, MessageAppended(seq, given)
-    )
+    event = Event(seq + 1, 1, "default", "s", seq + 1, "message.appended", 0, "open", None, MessageAppended(seq, given))
     return StoredMessage(event, removed)
 
 
@@ -89,9 +87,7 @@ def update(**patch: object) -> UpdateSession:
 def test_a_new_session_begins_with_its_creation_and_numbers_its_messages() -> None:
     """The first event is session.created; messages count from 1; the answer is the session."""
     decision = decide(UNSEEN, CreateSession(title="T", messages=[KEPT, REMOVED]), expected_version=None)
-    assert decision == Decision(
-        [SessionCreated(title="T"), MessageAppended(1, KEPT), MessageAppended(2, REMOVED)]
-    )
+    assert decision == Decision([SessionCreated(title="T"), MessageAppended(1, KEPT), MessageAppended(2, REMOVED)])
 
 
 def test_traits_are_in_the_event_only_if_there_are_any() -> None:
@@ -111,9 +107,7 @@ def test_an_id_in_use_is_refused_to_a_new_session(context: Context) -> None:
 
 
 @pytest.mark.parametrize("context", [UNSEEN, GONE])
-@pytest.mark.parametrize(
-    "command", [appending([KEPT]), update(title="x"), RemoveMessage("m1"), DeleteSession()]
-)
+@pytest.mark.parametrize("command", [appending([KEPT]), update(title="x"), RemoveMessage("m1"), DeleteSession()])
 @pytest.mark.parametrize("expected_version", [None, 3, ANY_VERSION])
 def test_nothing_can_be_done_to_a_session_that_nobody_sees(
     context: Context, command: Command, expected_version: int | None
@@ -152,9 +146,7 @@ def test_a_retry_within_a_batch_stands_at_its_place_in_the_answer() -> None:
     """The new ones are numbered without it."""
     new = [message("m3"), message("m4")]
     decision = decide(SEEN, appending([new[0], KEPT, new[1]]), expected_version=None)
-    assert decision == Decision(
-        [MessageAppended(3, new[0]), MessageAppended(4, new[1])], [0, STORED["m1"], 1]
-    )
+    assert decision == Decision([MessageAppended(3, new[0]), MessageAppended(4, new[1])], [0, STORED["m1"], 1])
 
 
 @pytest.mark.parametrize(

@@ -99,21 +99,15 @@ def plain(data: EventData) -> Any:
 
 
 @golden
-def test_an_event_is_written_as_its_golden_bytes(
-    kind: str, schema: int, payload: bytes, data: EventData
-) -> None:
+def test_an_event_is_written_as_its_golden_bytes(kind: str, schema: int, payload: bytes, data: EventData) -> None:
     """The payload of an event of today has exactly these bytes."""
     assert type_of(data) == kind
-    assert events.SCHEMAS[kind] == schema, (
-        "a new schema: keep the old bytes here and add those of the new one"
-    )
+    assert events.SCHEMAS[kind] == schema, "a new schema: keep the old bytes here and add those of the new one"
     assert encode_payload(data) == payload
 
 
 @golden
-def test_golden_bytes_are_read_as_their_event(
-    kind: str, schema: int, payload: bytes, data: EventData
-) -> None:
+def test_golden_bytes_are_read_as_their_event(kind: str, schema: int, payload: bytes, data: EventData) -> None:
     """Bytes that were written once mean the same for ever."""
     read = decode_payload(kind, schema, payload)
     assert type(read) is type(data)
@@ -150,9 +144,7 @@ def test_the_order_of_the_types_is_kept() -> None:
         pytest.param("message.removed", 1, b'{"message_id":1}', id="member of another type"),
         pytest.param("message.removed", 1, b'{"message_id":', id="no JSON"),
         pytest.param("message.removed", 1, b"\xff", id="no UTF-8"),
-        pytest.param(
-            "message.appended", 1, b'{"seq":1,"message":{"role":"robot","id":"m"}}', id="unknown role"
-        ),
+        pytest.param("message.appended", 1, b'{"seq":1,"message":{"role":"robot","id":"m"}}', id="unknown role"),
         pytest.param("session.updated", 1, b'{"changes":{"colour":"red"}}', id="unknown change"),
     ],
 )

@@ -102,9 +102,7 @@ def test_another_form_is_refused_with_its_place(given: dict[str, Any], field: st
     assert refused.value.field == field
 
 
-@pytest.mark.parametrize(
-    "given", [{"role": "robot", "content": "x"}, {"content": "x"}, {"role": "user", "x": 1}]
-)
+@pytest.mark.parametrize("given", [{"role": "robot", "content": "x"}, {"content": "x"}, {"role": "user", "x": 1}])
 def test_an_unknown_role_or_member_is_no_message(given: dict[str, Any]) -> None:
     """Unknown fields in a request are refused (the contract)."""
     with pytest.raises(msgspec.ValidationError):
@@ -165,9 +163,7 @@ def test_the_named_ids_are_those_that_the_client_chose_or_refers_to() -> None:
     assert named_ids(given) == ("m-1", "m-0")
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"), [(UNSET, b"{}"), (Raw(b"null"), b"{}"), (Raw(b'{"a": 1}'), b'{"a":1}')]
-)
+@pytest.mark.parametrize(("given", "kept"), [(UNSET, b"{}"), (Raw(b"null"), b"{}"), (Raw(b'{"a": 1}'), b'{"a":1}')])
 def test_traits_are_an_object(given: Any, kept: bytes) -> None:
     """None and null are an empty one."""
     assert bytes(accept_traits(given)) == kept

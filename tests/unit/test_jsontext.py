@@ -13,12 +13,7 @@ from service.errors import InvalidRequest
 from service.jsontext import check_text, compact, explain_malformed, merge_patch, same_json
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-scalars = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=False, allow_infinity=False)
-)
+scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
     scalars | texts,
     lambda children: st.lists(children, max_size=4) | st.dictionaries(texts, children, max_size=4),
@@ -56,9 +51,7 @@ def is_accepted(text: bytes, *, depth_max: int = 100) -> bool:
 def test_the_depth_of_json_is_measured_as_it_is(value: Any, layout: dict[str, Any], depth_max: int) -> None:
     """Brackets in strings do not count, however they are written."""
     assume("\\u0000" not in json.dumps(value))
-    assert is_accepted(json.dumps(value, **layout).encode(), depth_max=depth_max) == (
-        depth_of(value) <= depth_max
-    )
+    assert is_accepted(json.dumps(value, **layout).encode(), depth_max=depth_max) == (depth_of(value) <= depth_max)
 
 
 @given(st.lists(st.sampled_from(["\\", '"', "[", "u0000", "\x00", "0", "{"]), max_size=12).map("".join))
@@ -67,9 +60,7 @@ def test_an_escaped_nul_is_found_behind_any_number_of_backslashes(text: str) -> 
     assert is_accepted(json.dumps([text]).encode(), depth_max=1) == ("\x00" not in text)
 
 
-@pytest.mark.parametrize(
-    "text", [b"\xff", b'"\xc3"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b'"\xf4\x90\x80\x80"']
-)
+@pytest.mark.parametrize("text", [b"\xff", b'"\xc3"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b'"\xf4\x90\x80\x80"'])
 def test_what_is_not_utf_8_is_refused(text: bytes) -> None:
     """RFC 8259 section 8.1, over-long forms and surrogates included."""
     with pytest.raises(InvalidRequest, match="UTF-8"):
@@ -86,9 +77,7 @@ def test_nesting_is_refused_from_one_above_the_limit_on() -> None:
         check_text(b'{"a":' * 1_000_000, depth_max=100)
 
 
-@pytest.mark.parametrize(
-    "text", [rb'"\ud83d"', rb'"\ude00"', rb'"\ud83d\u0041"', rb'"\uDE00\uD83D"', rb'"\\\ud83d"']
-)
+@pytest.mark.parametrize("text", [rb'"\ud83d"', rb'"\ude00"', rb'"\ud83d\u0041"', rb'"\uDE00\uD83D"', rb'"\\\ud83d"'])
 def test_half_a_surrogate_pair_is_explained(text: bytes) -> None:
     """The refusal says what is wrong with the text."""
     with pytest.raises(msgspec.DecodeError) as malformed:
@@ -116,9 +105,7 @@ def test_compact_json_is_one_line_of_the_same_value(value: Any, layout: dict[str
 
 
 @given(values, layouts, layouts)
-def test_json_is_the_same_however_it_is_laid_out(
-    value: Any, one: dict[str, Any], other: dict[str, Any]
-) -> None:
+def test_json_is_the_same_however_it_is_laid_out(value: Any, one: dict[str, Any], other: dict[str, Any]) -> None:
     """White space, escapes and the order of members make no difference."""
     turned = dict(reversed(value.items())) if isinstance(value, dict) else value
     assert same_json(json.dumps(value, **one).encode(), json.dumps(turned, **other).encode())
@@ -189,9 +176,7 @@ def test_a_merge_patch_is_that_of_section_2(target: Any, patch: Any, layout: dic
 
 
 @given(objects, objects)
-def test_a_merge_patch_applied_twice_changes_nothing_more(
-    target: dict[str, Any], patch: dict[str, Any]
-) -> None:
+def test_a_merge_patch_applied_twice_changes_nothing_more(target: dict[str, Any], patch: dict[str, Any]) -> None:
     """So a retry of an update is harmless."""
     body = json.dumps(patch).encode()
     once = merge_patch(json.dumps(target).encode(), body)

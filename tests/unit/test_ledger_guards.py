@@ -1,6 +1,6 @@
 """The ledger's own guards against any SQL client (rule 2): a connection with none of our settings."""
 
-# ruff: noqa: S608  # the SQL is made of the cases
+# the SQL is made of the cases
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +19,7 @@ ERASED = "'session.erased', 1, 0, 'open', x'7b22726561736f6e223a22227d', zeroblo
 def plain(tmp_path: Path) -> Iterator[apsw.Connection]:
     """Two sessions: positions 1 to 3 in stream 1, 4 and 5 in stream 2; opened by somebody else's tool."""
     with Store(tmp_path / "ledger.db") as store:
-        store.commit_all(
-            create("one", message("m1")), append("one", message("m2")), create("two", message("m1"))
-        )
+        store.commit_all(create("one", message("m1")), append("one", message("m2")), create("two", message("m1")))
     connection = apsw.Connection(str(tmp_path / "ledger.db"))
     yield connection
     connection.close()
@@ -74,9 +72,7 @@ def test_all_events_cannot_be_deleted_at_once(plain: apsw.Connection) -> None:
     assert_refused(plain, "DELETE FROM events")
 
 
-@pytest.mark.parametrize(
-    "verb", ["INSERT", "INSERT OR REPLACE", "REPLACE", "INSERT OR IGNORE", "INSERT OR FAIL"]
-)
+@pytest.mark.parametrize("verb", ["INSERT", "INSERT OR REPLACE", "REPLACE", "INSERT OR IGNORE", "INSERT OR FAIL"])
 @pytest.mark.parametrize(
     "place",
     [
@@ -94,9 +90,7 @@ def test_all_events_cannot_be_deleted_at_once(plain: apsw.Connection) -> None:
         pytest.param("6, 2, NULL", id="no version"),
     ],
 )
-def test_an_event_cannot_be_inserted_but_at_the_next_place(
-    plain: apsw.Connection, verb: str, place: str
-) -> None:
+def test_an_event_cannot_be_inserted_but_at_the_next_place(plain: apsw.Connection, verb: str, place: str) -> None:
     """Positions and versions have no gap and no event is replaced, whatever the conflict clause."""
     assert_refused(plain, f"{verb} INTO events {EVENT} VALUES ({place}, {NEXT})")
 
@@ -152,10 +146,7 @@ def test_an_erasure_is_let_through_behind_its_event(plain: apsw.Connection) -> N
     plain.execute("UPDATE events SET payload = NULL, salt = NULL WHERE stream = 1 AND version < 4")
     erased = plain.execute("SELECT position FROM events WHERE payload IS NULL AND salt IS NULL").fetchall()
     assert erased == [(1,), (2,), (3,)]
-    assert (
-        plain.execute("SELECT position, type, actor, leaf FROM events WHERE position < 6").fetchall()
-        == before
-    )
+    assert plain.execute("SELECT position, type, actor, leaf FROM events WHERE position < 6").fetchall() == before
 
 
 @pytest.mark.parametrize(
@@ -168,17 +159,11 @@ def test_an_erasure_is_let_through_behind_its_event(plain: apsw.Connection) -> N
         pytest.param("SET payload = x'7b7d', salt = NULL WHERE position = 1", id="another payload"),
         pytest.param("SET payload = NULL, salt = NULL, actor = 'me' WHERE position = 1", id="the actor too"),
         pytest.param("SET payload = NULL, salt = NULL, type = 'x' WHERE position = 1", id="the type too"),
-        pytest.param(
-            "SET payload = NULL, salt = NULL, request_id = NULL WHERE position = 1", id="the request too"
-        ),
-        pytest.param(
-            "SET payload = NULL, salt = NULL, recorded_at = 0 WHERE position = 1", id="the time too"
-        ),
+        pytest.param("SET payload = NULL, salt = NULL, request_id = NULL WHERE position = 1", id="the request too"),
+        pytest.param("SET payload = NULL, salt = NULL, recorded_at = 0 WHERE position = 1", id="the time too"),
         pytest.param("SET payload = NULL, salt = NULL, leaf = x'00' WHERE position = 1", id="the leaf too"),
         pytest.param("SET payload = NULL, salt = NULL, version = 9 WHERE position = 1", id="the version too"),
-        pytest.param(
-            "SET payload = NULL, salt = NULL, position = 9 WHERE position = 1", id="the position too"
-        ),
+        pytest.param("SET payload = NULL, salt = NULL, position = 9 WHERE position = 1", id="the position too"),
         pytest.param("SET payload = NULL, salt = NULL, schema = 2 WHERE position = 1", id="the schema too"),
         pytest.param("SET payload = NULL, salt = NULL, stream = 2 WHERE position = 1", id="the stream too"),
     ],

@@ -68,9 +68,7 @@ async def running(store: Store, gate: Gate | None = None) -> AsyncIterator[Write
         await writer.close()
 
 
-def send(
-    writer: Writer, submission: Submission, *, size_bytes: int = 1
-) -> "asyncio.Task[Committed | Replayed]":
+def send(writer: Writer, submission: Submission, *, size_bytes: int = 1) -> "asyncio.Task[Committed | Replayed]":
     """Submit in a task of its own."""
     return asyncio.create_task(writer.submit(submission, size_bytes=size_bytes))
 
@@ -359,9 +357,7 @@ def test_a_ledger_that_cannot_be_opened_again_at_once_is_opened_later(
     asyncio.run(main())
 
 
-def test_a_fault_of_ours_fails_its_group_and_not_the_thread(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_ours_fails_its_group_and_not_the_thread(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The transaction is rolled back, the caller is told, the next command is served."""
     original = Committer._decide
 

@@ -1,0 +1,146 @@
+"""Where a ledger lies: the names of its files, who may write to them, and how a finished file gets its name."""
+
+import fcntl
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from service.errors import LedgerLocked, RefusedToStart
+from service.settings import Settings
+
+BUILDING = ".building"  # behind the name of views that are not whole yet
+NETWORK_FILESYSTEMS = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "afs",
+        "9p",
+        "ceph",
+        "glusterfs",
+        "lustre",
+        "fuse.sshfs",
+        "fuse.s3fs",
+    }
+)
+
+_memory_names = itertools.count(1)
+
+
+class Location(msgspec.Struct, frozen=True):
+    """Where a ledger and its views live: files, or names of databases in this process's memory.
+
+    The views beside `ledger.db` are `ledger.db.views.000001.db`, and each rebuild makes the next number: two
+    databases must never have the same name while one of them is open, or one's WAL becomes the other's.
+    """
+
+    ledger: str
+    memory: bool
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Location":
+        """The location that *settings* name. Each call for `:memory:` is a new one."""
+        if settings.in_memory:
+            return cls(f"/chatledger-{os.getpid()}-{next(_memory_names)}", memory=True)
+        return cls(os.path.realpath(settings.database_path), memory=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the files."""
+        return Path(self.ledger).parent
+
+    def views(self, generation: int) -> str:
+        """The name of the views of one generation."""
+        return f"{self.ledger}.views.{generation:06d}.db"
+
+    def remove_unfinished_views(self) -> None:
+        """Remove what a crash in the middle of a rebuild has left."""
+        if not self.memory:
+            for leftover in self.folder.glob(f"{glob.escape(Path(self.ledger).name)}.views.*{BUILDING}*"):
+                leftover.unlink(missing_ok=True)
+
+    def generations(self) -> list[int]:
+        """The numbers of the views files that are there, in order."""
+        if self.memory or not self.folder.is_dir():
+            return []
+        pattern = re.compile(re.escape(Path(self.ledger).name) + r"\.views\.(\d{6})\.db")
+        found = (pattern.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+
+def filesystem_of(path: Path, mountinfo: str) -> str:
+    """The type of the file system that *path* is on, by the text of /proc/self/mountinfo (proc(5))."""
+    best, kind = "", "unknown"
+    for line in mountinfo.splitlines():
+        mount, _, rest = line.partition(" - ")
+        point = mount.split()[4].encode().decode("unicode_escape")
+        if (path == Path(point) or Path(point) in path.parents) and len(point) >= len(best):
+            best, kind = point, rest.split()[0]
+    return kind
+
+
+def check_filesystem(location: Location, settings: Settings) -> None:
+    """Refuse a network file system, unless a setting insists.
+
+    Raises:
+        RefusedToStart: the ledger lies on one.
+    """
+    mountinfo = Path("/proc/self/mountinfo")
+    if location.memory or settings.allow_network_filesystem or not mountinfo.exists():
+        return
+    kind = filesystem_of(location.folder, mountinfo.read_text())
+    if kind in NETWORK_FILESYSTEMS:
+        raise RefusedToStart(
+            f"{settings.database_path} is on a network file system ({kind}), where SQLite's locks may not hold and "
+            f"a second writer could damage the ledger. Use a local disk, or set "
+            f"CHATLEDGER_ALLOW_NETWORK_FILESYSTEM=1 if this is the only machine that uses it."
+        )
+
+
+@contextmanager
+def exclusive(location: Location) -> Iterator[None]:
+    """Hold the ledger for this process: one writes, others may read.
+
+    The lock is on a file of its own (`ledger.db.lock`), never on the database, and ends with the process.
+
+    Raises:
+        LedgerLocked: another process holds it.
+    """
+    if location.memory:
+        yield
+        return
+    descriptor = os.open(location.ledger + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LedgerLocked(
+                f"{location.ledger} is in use: a server or another command of chatledger writes to it."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove(name: str) -> None:
+    """Remove a database that nobody has open, with whatever SQLite may have left beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(name + suffix).unlink(missing_ok=True)
+
+
+def put_in_place(name: str, final_name: str) -> None:
+    """Give a finished, closed database its name, so that it has it also after a power cut."""
+    Path(name).replace(final_name)
+    descriptor = os.open(Path(final_name).parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
