@@ -48,6 +48,7 @@ class Described(Operation):
     def __post_init__(self) -> None:
         """Fill in what the handler's signature does not say."""
         described = self.described
+        self.summary = (self.description or "").partition(".")[0].partition(",")[0]
         self.responses = _responses(described)
         self.request_body = _request_body(described["body"], required=described["body_required"])
         headers = [_header_parameter(name) for name in ("X-Request-Id", *described["headers"])]

@@ -32,6 +32,11 @@ _PAGE = b"""<!DOCTYPE html>
 _START = b"""SwaggerUIBundle({url: "/schema/openapi.json", dom_id: "#swagger-ui", deepLinking: true,
   tryItOutEnabled: true, validatorUrl: null});
 """
+# Swagger UI styles elements and draws icons by itself; everything else has to come from this server.
+_ONLY_FROM_HERE = (
+    b"content-security-policy",
+    b"default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
+)
 _TYPES = {".css": b"text/css", ".js": b"text/javascript", ".png": b"image/png"}
 _FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js")
 
@@ -45,7 +50,7 @@ class SchemaController(Controller):
     @get()
     async def show_page(self) -> Answer:
         """The page; it loads the document by itself."""
-        return Answer(_PAGE, content_type=b"text/html; charset=utf-8")
+        return Answer(_PAGE, content_type=b"text/html; charset=utf-8", headers=[_ONLY_FROM_HERE])
 
     @get("/openapi.json")
     async def show_document(self, request: Call) -> Answer:
