@@ -156,7 +156,7 @@ class Committer:
         try:
             with database.immediate(self.ledger):
                 if not self._in_step or len(states) > KNOWN_STATES_MAX:
-                    self.views.catch_up(self.ledger)
+                    self._follow()
                     states = {}
                 self._in_step = False
                 group = _Group(self.views.position, states)
@@ -164,8 +164,6 @@ class Committer:
                 records = ledger.seal(group.events)
                 ledger.write(self.ledger, records)
                 self._prune(submissions)
-        except ProjectionFailed as error:
-            raise Overloaded("The views cannot follow the ledger.", retry_after_s=5) from error
         except database.SQLError as error:
             refusal = database.to_domain_error(error)
             if refusal is None:
@@ -187,9 +185,19 @@ class Committer:
                 raise Overloaded("The ledger cannot be opened.", retry_after_s=5) from error
 
     def catch_up(self) -> None:
-        """Bring the views to the ledger's head, outside of any group."""
+        """Bring the views to the ledger's head, outside of any group.
+
+        Raises:
+            Overloaded: they cannot follow, or the ledger cannot be opened.
+        """
         self._open_again()
-        self.views.catch_up(self.ledger)
+        self._follow()
+
+    def _follow(self) -> None:
+        try:
+            self.views.catch_up(self.ledger)
+        except (ProjectionFailed, database.CommitFailed) as error:
+            raise Overloaded("The views cannot follow the ledger.", retry_after_s=5) from error
 
     def _show(self, events: Sequence[Event], head: Head) -> None:
         """Bring the views to the committed head. If that fails the events are durable, and are shown later."""
