@@ -13,7 +13,7 @@ import msgspec
 from service import __version__, exporter, importer, log, offline
 from service.errors import ChatledgerError
 from service.garbage import calm_garbage_collector
-from service.ids import is_id
+from service.ids import ID_RULE, is_id
 from service.importer import Rejected
 from service.progress import Progress
 from service.settings import Settings, load_settings
@@ -168,7 +168,7 @@ def status(database: str | None, as_json: bool) -> None:  # noqa: FBT001
 
 def _check_tenant(tenant: str | None) -> None:
     if tenant is not None and not is_id(tenant):
-        raise click.BadParameter("1 to 128 of the characters A-Z a-z 0-9 . _ : -", param_hint="--tenant")
+        raise click.BadParameter(f"{ID_RULE}.", param_hint="--tenant")
 
 
 def main() -> None:

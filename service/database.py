@@ -106,6 +106,29 @@ def open_reader(name: str, location: Location, settings: Settings) -> Connection
     return connection
 
 
+def open_ledger_reader(location: Location, settings: Settings) -> Connection:
+    """A connection that can only read the ledger.
+
+    Raises:
+        RefusedToStart: it is not there, not ours, or of a newer schema.
+        LedgerDamaged: it is no SQLite database, or a damaged one.
+    """
+    name = Path(location.ledger).name
+    connection = None
+    try:
+        connection = open_reader(location.ledger, location, settings)
+        if connection.pragma("application_id") != LEDGER_APPLICATION_ID:
+            raise RefusedToStart(f"{name} is an SQLite file, but not a ledger of chatledger; it was left as it is.")
+        _check_schema_number(connection, name)
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise LedgerDamaged(f"{name} is not an SQLite database, or is damaged; it was left as it is.") from error
+    except RefusedToStart:
+        if connection is not None:
+            connection.close()
+        raise
+    return connection
+
+
 def open_foreign(path: Path, settings: Settings) -> Connection:
     """A read-only connection to somebody else's SQLite file, for an import."""
     location = Location(str(path), memory=False)
@@ -143,7 +166,8 @@ def open_ledger(location: Location, settings: Settings) -> Connection:
         else:
             if not _has_content(location.ledger):
                 _make_ledger(location, settings)
-            _check_header(location, settings, name)
+            # Look before opening for writing: `journal_mode=wal` would already change a file that is not ours.
+            open_ledger_reader(location, settings).close()
             connection = _open_writer(location.ledger, location, settings, synchronous="full")
         _migrate(connection, name)
     except (apsw.NotADBError, apsw.CorruptError) as error:
@@ -172,17 +196,6 @@ def _make_ledger(location: Location, settings: Settings) -> None:
     checkpoint(connection)
     connection.close()
     put_in_place(unfinished, location.ledger)
-
-
-def _check_header(location: Location, settings: Settings, name: str) -> None:
-    """Look before opening for writing: `journal_mode=wal` would already change a file that is not ours."""
-    connection = open_reader(location.ledger, location, settings)
-    try:
-        if connection.pragma("application_id") != LEDGER_APPLICATION_ID:
-            raise RefusedToStart(f"{name} is an SQLite file, but not a ledger of chatledger; it was left as it is.")
-        _check_schema_number(connection, name)
-    finally:
-        connection.close()
 
 
 def _check_schema_number(connection: Connection, name: str) -> int:

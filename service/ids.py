@@ -8,6 +8,9 @@ ID_PATTERN = r"^(?!\.{1,2}$)[A-Za-z0-9._:-]{1,128}$"
 """What a tenant, session or message id looks like (docs/http-api.md). It needs no escaping in JSON or a
 URL; `.` and `..` are left out, because clients resolve them before they send the path (RFC 3986 section 5.2.4)."""
 
+ID_RULE = "1 to 128 of the characters A-Z a-z 0-9 . _ : - and neither `.` nor `..`"
+"""The pattern in words, for errors."""
+
 IDEMPOTENCY_KEY_PATTERN = r"^[\x21-\x7e]{1,255}$"
 REQUEST_ID_PATTERN = r"^[\x21-\x7e]{1,128}$"
 

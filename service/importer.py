@@ -21,7 +21,7 @@ from service.committer import Committed, Committer, Submission
 from service.database import Connection
 from service.errors import DomainError, InvalidRequest, RefusedToStart, SessionExists, TooLarge
 from service.events import Message, MessageAppended, SessionCreated
-from service.ids import is_id
+from service.ids import ID_RULE, is_id
 from service.intake import MessageInput, accept_messages, accept_traits, check_session_size
 from service.jsontext import check_text, explain_malformed, same_json
 from service.settings import Settings
@@ -225,7 +225,7 @@ def _parse_line(text: bytes, where: str, settings: Settings, tenant_id: str) -> 
 
 def _accept(line: SessionLine, where: str, settings: Settings, tenant_id: str) -> Found:
     if not is_id(line.id):
-        raise InvalidRequest("An id is 1 to 128 of the characters A-Z a-z 0-9 . _ : -", field="$.id")
+        raise InvalidRequest(f"An id is {ID_RULE}.", field="$.id")
     messages = accept_messages(line.messages, field="$.messages")
     for message in messages:
         if len(msgspec.json.encode(message)) > settings.message_bytes_max:

@@ -8,7 +8,7 @@ from msgspec import UNSET, Raw, UnsetType
 from service.clock import format_us, parse_us
 from service.errors import InvalidRequest, TooLarge
 from service.events import Message, MessageFields
-from service.ids import is_id, new_id
+from service.ids import ID_RULE, is_id, new_id
 from service.jsontext import compact
 from service.settings import Settings
 from service.state import NO_TRAITS
@@ -119,7 +119,7 @@ def _accept_id(given: str | None | UnsetType, *, field: str) -> str:
     if not isinstance(given, str):
         return new_id()
     if not is_id(given):
-        raise InvalidRequest("An id is 1 to 128 of the characters A-Z a-z 0-9 . _ : -", field=field)
+        raise InvalidRequest(f"An id is {ID_RULE}.", field=field)
     return given
 
 

@@ -24,9 +24,8 @@ def writing(settings: Settings, *, views_progress: Progress | None = None) -> It
         LedgerLocked: a server or another command writes to it.
         RefusedToStart: rule 10.
     """
-    location = Location.of(settings)
-    if not location.memory:
-        location.folder.mkdir(parents=True, exist_ok=True)
+    location = _in_files(settings)
+    location.folder.mkdir(parents=True, exist_ok=True)
     with exclusive(location):
         views = Views(location, settings, projection.load(settings.projections))
         committer = Committer(location, settings, views)
@@ -98,7 +97,7 @@ def status_of(settings: Settings) -> Status:
     """
     location = existing(settings)
     views = Views(location, settings)
-    ledger_db = database.open_reader(location.ledger, location, settings)
+    ledger_db = database.open_ledger_reader(location, settings)
     head = ledger.head(ledger_db).position
     sessions = messages = 0
     reached = None
@@ -131,12 +130,16 @@ def existing(settings: Settings) -> Location:
     Raises:
         RefusedToStart: it is not.
     """
-    location = Location.of(settings)
-    if location.memory:
-        raise RefusedToStart("A ledger in memory cannot be reached from another process.")
+    location = _in_files(settings)
     if not Path(location.ledger).is_file():
         raise RefusedToStart(f"There is no ledger at {settings.database_path}.")
     return location
+
+
+def _in_files(settings: Settings) -> Location:
+    if settings.in_memory:
+        raise RefusedToStart("A ledger in memory cannot be reached from another process.")
+    return Location.of(settings)
 
 
 def _in_use(location: Location) -> bool:

@@ -12,7 +12,7 @@ from service.api.problems import of_validation
 from service.commands import ANY_VERSION
 from service.errors import DomainError, InvalidRequest, TooLarge
 from service.idempotency import IdempotencyKey, fingerprint
-from service.ids import is_id, is_idempotency_key
+from service.ids import ID_RULE, is_id, is_idempotency_key
 from service.jsontext import check_text, explain_malformed
 from service.settings import Settings
 from service.tenant import Tenant
@@ -72,7 +72,7 @@ class Call(Request[Any, Any, Any]):
         if tenant_id is None:
             tenant_id = DEFAULT_TENANT
         elif not is_id(tenant_id):
-            raise InvalidRequest("A tenant is 1 to 128 of the characters A-Z a-z 0-9 . _ : -", field="X-Tenant-Id")
+            raise InvalidRequest(f"A tenant is {ID_RULE}.", field="X-Tenant-Id")
         self.scope["state"]["tenant_id"] = tenant_id
         services = self.services
         return Tenant(
