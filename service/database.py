@@ -117,9 +117,7 @@ def open_ledger_reader(location: Location, settings: Settings) -> Connection:
     connection = None
     try:
         connection = open_reader(location.ledger, location, settings)
-        if connection.pragma("application_id") != LEDGER_APPLICATION_ID:
-            raise RefusedToStart(f"{name} is an SQLite file, but not a ledger of chatledger; it was left as it is.")
-        _check_schema_number(connection, name)
+        _check_is_ledger(connection, name)
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise LedgerDamaged(f"{name} is not an SQLite database, or is damaged; it was left as it is.") from error
     except RefusedToStart:
@@ -196,6 +194,12 @@ def _make_ledger(location: Location, settings: Settings) -> None:
     checkpoint(connection)
     connection.close()
     put_in_place(unfinished, location.ledger)
+
+
+def _check_is_ledger(connection: Connection, name: str) -> None:
+    if connection.pragma("application_id") != LEDGER_APPLICATION_ID:
+        raise RefusedToStart(f"{name} is an SQLite file, but not a ledger of chatledger; it was left as it is.")
+    _check_schema_number(connection, name)
 
 
 def _check_schema_number(connection: Connection, name: str) -> int:

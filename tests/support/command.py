@@ -66,7 +66,9 @@ def assert_clear(done: subprocess.CompletedProcess[str]) -> None:
 
 def status(database: Path) -> dict[str, Any]:
     """What `chatledger status --json` says about *database*."""
-    found: dict[str, Any] = json.loads(succeed("status", "--json", "--database", database, cwd=database.parent))
+    found: dict[str, Any] = json.loads(
+        succeed("status", "--json", "--database", database, cwd=database.parent)
+    )
     return found
 
 

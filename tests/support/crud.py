@@ -17,7 +17,7 @@ CREATE TABLE messages (
 );
 """
 
-Row: TypeAlias = Sequence[apsw.SQLiteValue]
+Row: TypeAlias = "Sequence[apsw.SQLiteValue]"
 
 
 def make(path: Path, sessions: Iterable[Row], messages: Iterable[Row] = ()) -> Path:
