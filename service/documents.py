@@ -54,15 +54,27 @@ class EventDocument(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_de
 
 
 def message_document(event: Event, data: MessageAppended) -> bytes:
-    """The JSON of the message that *event*, whose payload is *data*, added: a `MessageDocument`.
-
-    The service's own members are put behind those of the message as they are: ids and times need no escaping, and
-    a rebuild makes one of these for each message.
-    """
+    """The JSON of the message that *event*, whose payload is *data*, added."""
     given = data.message
-    created_at = b"" if given.created_at is not UNSET else b',"created_at":"%b"' % format_us(event.recorded_at).encode()
-    own = (_encode(given)[:-1], event.session_id.encode(), data.seq, created_at)
-    return b'%b,"session_id":"%b","seq":%d%b}' % own
+    return _encode(
+        MessageDocument(
+            role=given.role,
+            content=given.content,
+            name=given.name,
+            tool_calls=given.tool_calls,
+            tool_call_id=given.tool_call_id,
+            parent_id=given.parent_id,
+            metadata=given.metadata,
+            refusal=given.refusal,
+            audio=given.audio,
+            function_call=given.function_call,
+            annotations=given.annotations,
+            id=given.id,
+            session_id=event.session_id,
+            seq=data.seq,
+            created_at=format_us(event.recorded_at) if given.created_at is UNSET else given.created_at,
+        )
+    )
 
 
 def session_document(state: SessionState) -> bytes:

@@ -1,0 +1,89 @@
+"""Large inputs, replicated from conversations: a ledger through the committer, and a file to import."""
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.conversations import Conversation, without_ids
+from service import offline
+from service.commands import AppendMessages, CreateSession
+from service.committer import Committed, Submission
+from service.intake import MessageInput, accept_message
+from service.settings import Settings
+
+OPEN_SESSIONS = 100
+"""How many sessions go on at a time. A ledger in which each session is one run would be kinder to the indexes
+than one that was written live."""
+GROUP_COMMANDS = 5_000
+ACTOR = "open"
+
+
+class GeneratingFailed(Exception):
+    """The committer refused what was generated."""
+
+
+def ledger(path: Path, conversations: list[Conversation], *, events: int) -> None:
+    """Make a ledger of exactly *events* events at *path*, with its views, and close it."""
+    with offline.writing(Settings(database_path=str(path))) as committer:
+        submissions = islice(_live(conversations), events)
+        while group := list(islice(submissions, GROUP_COMMANDS)):
+            for outcome in committer.commit(group):
+                if not isinstance(outcome, Committed):
+                    raise GeneratingFailed(f"{outcome}")
+
+
+def _live(conversations: list[Conversation]) -> Iterator[Submission]:
+    """Without end: sessions that begin, get a message each in turn, and make place for the next."""
+    coming = _sessions(conversations)
+    under_way = deque(islice(coming, OPEN_SESSIONS))
+    while True:
+        session = under_way.popleft()
+        submission = next(session, None)
+        if submission is None:
+            under_way.append(next(coming))
+        else:
+            yield submission
+            under_way.append(session)
+
+
+def _sessions(conversations: list[Conversation]) -> Iterator[Iterator[Submission]]:
+    inputs = [[_input(message) for message in found.messages] for found in conversations]
+    for copy in count():
+        for conversation, messages in zip(conversations, inputs, strict=True):
+            yield _session(conversation, messages, copy)
+
+
+def _input(message: dict[str, Any]) -> MessageInput:
+    return msgspec.json.decode(msgspec.json.encode(without_ids(message)), type=MessageInput)
+
+
+def _session(conversation: Conversation, messages: list[MessageInput], copy: int) -> Iterator[Submission]:
+    session_id = f"{conversation.id}.{copy}"
+    create = CreateSession(user_id=conversation.user_id, traits=msgspec.Raw(msgspec.json.encode(conversation.traits)))
+    yield _submission(session_id, create)
+    for given in messages:
+        # Each message gets a new UUIDv7, as in a server whose clients leave ids to it.
+        message = accept_message(given, field="$")
+        yield _submission(session_id, AppendMessages((message,), ()))
+
+
+def _submission(session_id: str, command: CreateSession | AppendMessages) -> Submission:
+    return Submission(tenant_id="default", session_id=session_id, actor=ACTOR, command=command)
+
+
+def import_file(path: Path, conversations: list[Conversation], *, messages: int) -> int:
+    """Write JSON lines with at least *messages* messages, whole sessions, ids as given; return how many it has."""
+    written = 0
+    with path.open("wb") as file:
+        for copy in count():
+            for found in conversations:
+                line = msgspec.structs.replace(found, id=f"{found.id}.{copy}")
+                file.write(msgspec.json.encode(line) + b"\n")
+                written += len(found.messages)
+                if written >= messages:
+                    return written
+    raise AssertionError

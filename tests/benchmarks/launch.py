@@ -1,0 +1,77 @@
+"""The server processes that are measured: `python -m benchmarks.launch chatledger|bare DATABASE LOG_LEVEL`.
+
+Both run in `service.server.serve`, so that granian, uvloop and the garbage collector are set up the same.
+"""
+
+import sys
+from unittest.mock import patch
+
+import msgspec
+from litestar import Litestar, Request, get, post
+from litestar.params import FromPath
+
+from service import app, log, server
+from service.api.answer import Answer
+from service.settings import Settings
+
+NOTHING = "/bench/nothing"
+KEPT = "/bench/kept"
+_OK = b'{"status":"ok"}'
+_kept: dict[str, bytes] = {}
+
+
+async def _read(request: Request) -> bytes:  # type: ignore[type-arg]
+    """The body without Litestar's own reading, which would cost the do-nothing handler several µs."""
+    pieces = []
+    while True:
+        message = await request.receive()
+        pieces.append(message["body"])  # type: ignore[typeddict-item]  # no request here ends early
+        if not message.get("more_body"):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+@post(NOTHING, include_in_schema=False)
+async def nothing(request: Request) -> Answer:  # type: ignore[type-arg]
+    """Take a body and answer a few bytes in the cheapest way that Litestar has."""
+    await _read(request)
+    return Answer(_OK, status=201)
+
+
+@post(KEPT + "/{name:str}", include_in_schema=False)
+async def keep(request: Request, name: FromPath[str]) -> Answer:  # type: ignore[type-arg]
+    """Keep the body in memory, for `kept`."""
+    _kept[name] = await _read(request)
+    return Answer(_OK, status=201)
+
+
+@get(KEPT + "/{name:str}", include_in_schema=False)
+async def kept(name: FromPath[str]) -> Answer:
+    """Answer bytes that were kept: what a read would cost if it read nothing."""
+    return Answer(_kept[name])
+
+
+def _chatledger(settings: Settings) -> Litestar:
+    """The real application, with our handlers behind the same edge."""
+    application = app.create_app(settings)
+    for handler in (nothing, keep, kept):
+        application.register(handler)
+    return application
+
+
+def _bare(settings: Settings) -> Litestar:
+    """Litestar by itself: no edge, no log line, no ledger."""
+    del settings
+    return Litestar([nothing], openapi_config=None, logging_config=None)
+
+
+def main() -> None:
+    """Serve, and say the URL on standard output."""
+    kind, database, log_level = sys.argv[1:]
+    settings = msgspec.convert({"database_path": database, "log_level": log_level, "port": 0}, Settings)
+    log.set_up(settings.log_level)
+    with patch.object(server, "create_app", {"chatledger": _chatledger, "bare": _bare}[kind]):
+        server.serve(settings, announce=lambda url: print(url, flush=True))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

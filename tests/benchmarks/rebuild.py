@@ -1,0 +1,98 @@
+"""Rebuilding the views from the ledger, beside the shortest loop that does some of the same by hand."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure, ratios
+from projections import messages, sessions
+from projections.projection import Projection
+from projections.views import BATCH_EVENTS, BUILT_IN, Views
+from service import database
+from service.database import Connection
+from service.events import MESSAGE_APPENDED, MessageAppended
+from service.location import Location, remove
+from service.settings import Settings
+
+BAR = 300_000
+SECTION = "Rebuild"
+TWO = (sessions.PROJECTION, messages.PROJECTION)
+
+_READ = "SELECT position, stream, type, payload FROM events WHERE position > ? ORDER BY position LIMIT ?"
+_TABLE = """CREATE TABLE messages (position INTEGER PRIMARY KEY, session_id INTEGER NOT NULL, seq INTEGER NOT NULL,
+  id TEXT NOT NULL, body TEXT, UNIQUE (session_id, seq), UNIQUE (id, session_id)) STRICT"""
+_INSERT = "INSERT INTO messages VALUES (?, ?, ?, ?, CAST(? AS TEXT))"
+_decode = msgspec.json.Decoder(MessageAppended).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def run(bench: Bench) -> Iterator[Figure]:
+    """Each way in turn, and over again."""
+    ledger = bench.ledger
+    folder = bench.new_folder("rebuild")
+    ways: dict[str, Callable[[Connection], None]] = {
+        "sessions and messages": lambda db: _rebuild(db, folder, TWO),
+        "all built-in projections": lambda db: _rebuild(db, folder, BUILT_IN),
+        "decode and insert messages by hand": lambda db: _by_hand(db, folder),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(bench.scale.rebuild_rounds):
+        for name, way in ways.items():
+            speeds[name].append(_speed(ledger, way))
+            bench.say(f"rebuild, round {number + 1}: {name}: {speeds[name][-1]:,.0f} events/s")
+    two, every, by_hand = speeds.values()
+    for name, values in speeds.items():
+        bar = BAR if values is two else None
+        yield Figure(section=SECTION, name=name, unit="events/s", values=values, bar=bar)
+    yield Figure(section=SECTION, name="sessions and messages ÷ by hand", unit="ratio", values=ratios(two, by_hand))
+    yield Figure(section=SECTION, name="all built-in ÷ by hand", unit="ratio", values=ratios(every, by_hand))
+
+
+def _speed(ledger: Path, way: Callable[[Connection], None]) -> float:
+    """Events a second, over all of the ledger's events."""
+    settings = Settings(database_path=str(ledger))
+    connection = database.open_reader(str(ledger), Location.of(settings), settings)
+    try:
+        events = int(connection.execute("SELECT max(position) FROM events").get)
+        started_s = time.perf_counter()
+        way(connection)
+        return events / (time.perf_counter() - started_s)
+    finally:
+        connection.close()
+
+
+def _rebuild(ledger_db: Connection, folder: Path, projections: Sequence[Projection]) -> None:
+    """`Views.rebuild` with only *projections*, into views of another name than those beside the ledger."""
+    views = Views(Location(str(folder / "rebuilt.db"), memory=False), Settings())
+    views.projections = tuple(projections)
+    views.rebuild(ledger_db)
+    views.close()
+    remove(views.name)
+
+
+def _by_hand(ledger_db: Connection, folder: Path) -> None:
+    """Decode each message and insert it into a table like ours, with the same settings of SQLite."""
+    name = str(folder / "by-hand.db")
+    location = Location(name, memory=False)
+    db = database.open_views(name, location, Settings())
+    database.prepare_bulk(db, location)
+    db.execute(_TABLE)
+    position, rows = 0, list[tuple[Any, ...]]()
+    while rows := ledger_db.execute(_READ, (position, BATCH_EVENTS)).fetchall():
+        with database.immediate(db):
+            db.executemany(_INSERT, _message_rows(rows))
+        position = rows[-1][0]
+    database.finish_bulk(db, location)
+    db.close()
+    remove(name)
+
+
+def _message_rows(rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, int, int, str, bytes]]:
+    for position, stream, kind, payload in rows:
+        if kind == MESSAGE_APPENDED:
+            data = _decode(payload)
+            yield position, stream, data.seq, data.message.id, _encode(data.message)

@@ -1,0 +1,81 @@
+"""The written report: docs/benchmarks.md, and a summary in the README."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.figures import Figure, as_markdown, markdown_table
+
+_INTRODUCTION = """# Benchmarks
+
+Written by `make bench`; do not edit. Runs on another machine, or on this one on another day, give other figures:
+look at the ratios first.
+
+## How to read it
+
+- A row is the median of its rounds, with the least and the greatest beside it. What a ratio compares was measured
+  in turn, round by round, and the ratio was taken within each round.
+- **Append**: {connections} connections each send a message of about 500 bytes, wait for the answer, and send it again,
+  to {sessions} sessions in turn. An answer comes once the message is synced to the disk and readable. *Nothing* is a
+  handler that takes the same bytes and answers a few: once on the same application, behind the same request ids,
+  counters and log lines, and once on Litestar by itself. All are served by the same granian and uvloop. The load
+  generator runs on the same machine and takes its share of it. *Server CPU* counts all threads of the server.
+- **Rebuild**: the views of a ledger of {events} events, whose sessions went on {open_sessions} at a time, are built
+  anew, up to the sync of the finished file. *By hand* is a loop that decodes each message's payload with msgspec and
+  inserts it into a table with the same columns and indexes as `messages`, one row a statement, under the same
+  settings of SQLite; it knows no sessions.
+- **Import and batches**: `chatledger import` of JSON lines, from the start of the process to its end; and requests
+  with 100 messages each.
+- **One append at a time**: what nobody can go below is a request that does nothing and one sync of the disk.
+- **Reads**: over {connections} connections, from {sessions} sessions, beside the same bytes from the memory of the
+  same application.
+- **Sizes**: of the files of that ledger, closed. The views hold each message once more, as readers get it.
+- A *bar* is what we promise ourselves; it says PASS if the median reaches it.
+"""
+
+_SUMMARY = (
+    ("Append, log level info", "append"),
+    ("Append, log level info", "append ÷ nothing, same application"),
+    ("Append, log level info", "append: latency p99"),
+    ("Rebuild", "sessions and messages"),
+    ("Import and batches", "chatledger import"),
+    ("Reads", "page of 50 messages"),
+)
+_SECTION = re.compile(r"(?s)(<!-- bench:start -->\n).*?(<!-- bench:end -->)")
+
+
+def document(machine: Sequence[tuple[str, str]], figures: Sequence[Figure], **scale: object) -> str:
+    """The whole of docs/benchmarks.md."""
+    parts = [
+        _INTRODUCTION.format(**scale),
+        "## The machine\n",
+        markdown_table(machine, ("what", "value")),
+        "\n## Figures\n",
+        as_markdown(figures),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def summary(machine: Sequence[tuple[str, str]], figures: Sequence[Figure]) -> str:
+    """The six rows of the README; those that were not measured are left out."""
+    found = {(figure.section, figure.name): figure for figure in figures}
+    rows = []
+    for section, name in _SUMMARY:
+        if (section, name) in found:
+            _, median, spread, unit, _ = found[section, name].cells()
+            rows.append((f"{section}: {name}", median, spread, unit))
+    facts = dict(machine)
+    where = f"{facts['processors']}, {facts['file system']}, {facts['date']}; the load generator on the same machine."
+    table = markdown_table(rows, ("what", "median", "min … max", "unit"))
+    return f"{table}\n\n{where} All figures: [docs/benchmarks.md](docs/benchmarks.md).\n"
+
+
+def fill_readme(readme: Path, text: str) -> bool:
+    """Put *text* between the markers of *readme*, and tell whether it has them."""
+    if not readme.exists():
+        return False
+    before = readme.read_text()
+    after, count = _SECTION.subn(lambda found: f"{found[1]}{text}{found[2]}", before)
+    if after != before:
+        readme.write_text(after)
+    return count > 0
