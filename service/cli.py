@@ -11,10 +11,10 @@ import click
 import msgspec
 
 from service import __version__, exporter, importer, log, offline
-from service.errors import ChatledgerError
+from service.errors import ChatledgerError, RefusedToStart
 from service.garbage import calm_garbage_collector
 from service.ids import ID_RULE, is_id
-from service.importer import Rejected
+from service.import_lines import Rejected
 from service.progress import Progress
 from service.settings import Settings, load_settings
 
@@ -136,9 +136,14 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
         sys.stdout.buffer.flush()
         return
     unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
-        yield file
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+        unfinished.replace(path)
+    except OSError as error:
+        raise RefusedToStart(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 @cli.command()

@@ -84,17 +84,22 @@ def _session_parts(views: Connection, state: SessionState) -> Iterator[bytes]:
     )
     yield _encode(head)[:-1] + b',"messages":['
     after, separator = messages.FIRST, b""
+    exported: set[str] = set()
     while page := list(messages.page(views, state.stream, after=after, limit=_PAGE)):
         documents = [_document.decode(body) for body in page]
-        yield separator + b",".join(_encode(_exported(document)) for document in documents)
+        exported.update(document.id for document in documents)
+        yield separator + b",".join(_encode(_exported(document, exported)) for document in documents)
         after, separator = documents[-1].seq, b","
     yield b"]}\n"
 
 
-def _exported(document: MessageDocument) -> Message:
-    """The message as an import takes it: as given, with its id and time."""
+def _exported(document: MessageDocument, ids: set[str]) -> Message:
+    """The message as an import takes it: as given, with its id and time, and without a parent that was removed."""
     fields = msgspec.structs.asdict(document)
-    return Message(**{name: value for name, value in fields.items() if name not in ("session_id", "seq")})
+    del fields["session_id"], fields["seq"]
+    if isinstance(document.parent_id, str) and document.parent_id not in ids:
+        del fields["parent_id"]
+    return Message(**fields)
 
 
 def event_lines(ledger_db: Connection, *, tenant_id: str | None) -> Iterator[tuple[int, bytes]]:

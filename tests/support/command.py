@@ -49,7 +49,7 @@ def succeed(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None)
 
 
 def refuse(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> str:
-    """Run the command, which has to refuse with exit code 1 and a clear line, and return its standard error."""
+    """Run the command, which has to refuse with exit code 1 and a clear line, and return that."""
     done = run(*arguments, cwd=cwd, env=env)
     assert_clear(done)
     assert done.returncode == 1, done.stderr
@@ -66,9 +66,7 @@ def assert_clear(done: subprocess.CompletedProcess[str]) -> None:
 
 def status(database: Path) -> dict[str, Any]:
     """What `chatledger status --json` says about *database*."""
-    found: dict[str, Any] = json.loads(
-        succeed("status", "--json", "--database", database, cwd=database.parent)
-    )
+    found: dict[str, Any] = json.loads(succeed("status", "--json", "--database", database, cwd=database.parent))
     return found
 
 

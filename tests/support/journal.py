@@ -66,8 +66,7 @@ class Journal:
         self._round += 1
         stopping = threading.Event()
         threads = [
-            threading.Thread(target=self._write, args=(server, writer, stopping))
-            for writer in range(self.writers)
+            threading.Thread(target=self._write, args=(server, writer, stopping)) for writer in range(self.writers)
         ]
         for thread in threads:
             thread.start()
@@ -82,9 +81,7 @@ class Journal:
         """Wait until that many more writes were acknowledged."""
         with self._changed:
             target = self.acknowledged + acknowledged
-            reached = self._changed.wait_for(
-                lambda: self.acknowledged >= target or bool(self.failures), timeout=60
-            )
+            reached = self._changed.wait_for(lambda: self.acknowledged >= target or bool(self.failures), timeout=60)
         assert reached, "the writers stand still"
         assert self.failures == []
 
@@ -191,9 +188,7 @@ def check(writes: list[Write], stored: dict[str, list[dict[str, Any]]], *, compl
         if not found and not write.acknowledged:
             continue
         first = found[0][1] if found else 0
-        expected = [
-            (write.session, first + place, message["content"]) for place, message in enumerate(write.messages)
-        ]
+        expected = [(write.session, first + place, message["content"]) for place, message in enumerate(write.messages)]
         assert found == expected, (write.writer, write.number, write.acknowledged)
         assert first > latest.get((write.writer, write.session), 0)
         latest[write.writer, write.session] = first + len(found) - 1

@@ -1,0 +1,120 @@
+"""The JSON lines format of imports and exports, and what every import file comes to."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from service.clock import format_us, parse_us
+from service.commands import CreateSession
+from service.errors import DomainError, InvalidRequest, TooLarge
+from service.ids import ID_RULE, is_id
+from service.intake import MessageInput, accept_messages, accept_traits, check_session_size
+from service.jsontext import check_text, explain_malformed
+from service.settings import Settings
+
+
+class SessionLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of the JSON lines format."""
+
+    id: str
+    user_id: str | None = None
+    title: str | None = None
+    traits: Raw | UnsetType = UNSET
+    created_at: str | None = None
+    messages: list[MessageInput] = []
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A session in the file: `where` it stands there, for messages to people. `has_ids` tells given message ids."""
+
+    where: str
+    tenant_id: str
+    session_id: str
+    command: CreateSession
+    has_ids: list[bool]
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """Something in the file that cannot be imported, and why."""
+
+    where: str
+    reason: str
+
+
+Item: TypeAlias = Found | Rejected
+
+
+class Source(msgspec.Struct, frozen=True):
+    """An import file: its items, and the total by which progress is measured."""
+
+    items: Iterable[Item]
+    total: int
+    unit: str
+    done: Callable[[], int]
+
+
+_line = msgspec.json.Decoder(SessionLine)
+
+
+def open_lines(path: Path, settings: Settings, tenant_id: str) -> Source:
+    """The sessions of a file of JSON lines; one line is in memory at a time."""
+    offset = 0
+
+    def items() -> Iterator[Item]:
+        nonlocal offset
+        with path.open("rb") as file:
+            number = 0
+            while text := file.readline(settings.import_line_bytes_max + 1):
+                number += 1
+                offset += len(text)
+                where = f"line {number}"
+                if len(text) > settings.import_line_bytes_max and not text.endswith(b"\n"):
+                    yield Rejected(where, f"longer than {settings.import_line_bytes_max} bytes")
+                    while rest := file.readline(settings.import_line_bytes_max):
+                        offset += len(rest)
+                        if rest.endswith(b"\n"):
+                            break
+                elif text.strip():
+                    yield parse_line(text, where, settings, tenant_id)
+
+    return Source(items=items(), total=path.stat().st_size, unit="bytes", done=lambda: offset)
+
+
+def parse_line(text: bytes, where: str, settings: Settings, tenant_id: str) -> Item:
+    """The session that a line says, checked as a request would be, or why it cannot be imported."""
+    try:
+        check_text(text, depth_max=settings.json_depth_max)
+        line = _line.decode(text)
+        return _accept(line, where, settings, tenant_id)
+    except DomainError as error:
+        field = f" at {error.field}" if isinstance(error, InvalidRequest) and error.field else ""
+        return Rejected(where, f"{error}{field}")
+    except msgspec.ValidationError as error:
+        return Rejected(where, f"{error}.")
+    except msgspec.DecodeError as error:
+        return Rejected(where, str(explain_malformed(text, error)))
+    except RecursionError:
+        return Rejected(where, "arrays and objects nest too deeply")
+
+
+def _accept(line: SessionLine, where: str, settings: Settings, tenant_id: str) -> Found:
+    if not is_id(line.id):
+        raise InvalidRequest(f"An id is {ID_RULE}.", field="$.id")
+    messages = accept_messages(line.messages, field="$.messages")
+    for message in messages:
+        if len(msgspec.json.encode(message)) > settings.message_bytes_max:
+            raise TooLarge("message", limit_bytes=settings.message_bytes_max)
+    traits = accept_traits(line.traits)
+    check_session_size(settings, title=line.title, user_id=line.user_id, traits=traits)
+    try:
+        created_at = None if line.created_at is None else format_us(parse_us(line.created_at))
+    except ValueError as error:
+        raise InvalidRequest(f"Not a time: {error}.", field="$.created_at") from None
+    command = CreateSession(
+        user_id=line.user_id, title=line.title, traits=traits, created_at=created_at, messages=messages
+    )
+    has_ids = [isinstance(message.id, str) for message in line.messages]
+    return Found(where, tenant_id, line.id, command, has_ids)
