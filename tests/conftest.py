@@ -7,6 +7,15 @@ import httpx
 import pytest
 from support.server import Server
 
+SLOW_FOLDERS = {"acceptance", "benchmarks", "browser", "cli", "crash"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what starts, kills or measures many processes: `make test-fast` leaves it out."""
+    for item in items:
+        if item.path.parent.name in SLOW_FOLDERS:
+            item.add_marker("slow")
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
