@@ -45,6 +45,7 @@ _DETAIL_OF_STATUS = {
     405: "This path does not take this method; see Allow.",
     413: "The request body is too large.",
 }
+_MEMBER = re.compile(r"(?:unknown|required) field `(?P<name>[^`]+)`")
 _AT = re.compile(r" - at `(?P<field>[^`]+)`$")
 
 
@@ -71,11 +72,12 @@ def problem(
 
 def of_validation(error: msgspec.ValidationError, *, where: str = "$") -> InvalidRequest:
     """The refusal for msgspec's *error*, with the path of the member as its field."""
-    text = str(error)
-    match = _AT.search(text)
-    if match is None:
-        return InvalidRequest(f"{text}.", field=where)
-    return InvalidRequest(f"{text[: match.start()]}.", field=where + match["field"].removeprefix("$"))
+    text, field = str(error), where
+    if match := _AT.search(text):
+        text, field = text[: match.start()], where + match["field"].removeprefix("$")
+    if member := _MEMBER.search(text):
+        field = f"{field}.{member['name']}"
+    return InvalidRequest(f"{text}.", field=field)
 
 
 def on_domain_error(request: "Request[Any, Any, Any]", error: DomainError) -> Answer:
