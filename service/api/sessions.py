@@ -1,5 +1,6 @@
 """`/v1/sessions`: make, list, read, change, delete and fork sessions."""
 
+import re
 from http import HTTPStatus
 from typing import Annotated, Literal
 
@@ -54,6 +55,8 @@ class ForkInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int | None = None
     title: str | None = None
 
+
+_UNENCODED_PLUS = re.compile(r"(.{19,}) (\d{2}:\d{2})", re.ASCII)
 
 _session = msgspec.json.Decoder(SessionInput)
 _fork = msgspec.json.Decoder(ForkInput)
@@ -248,6 +251,7 @@ class SessionsController(Controller):
 
 def _time(text: str) -> int:
     try:
-        return parse_us(text)
+        # A `+` that was not percent-encoded arrives as a space: 12:00:00+02:00.
+        return parse_us(_UNENCODED_PLUS.sub(r"\1+\2", text))
     except ValueError as error:
         raise InvalidRequest(f"Not a time: {error}.", field="as_of") from None

@@ -236,6 +236,8 @@ def test_a_time_is_understood_in_any_offset(api: httpx.Client) -> None:
     create(api)
     assert read(api, "/v1/sessions/s", as_of="2999-01-01T01:30:00+01:30") == read(api, "/v1/sessions/s")
     assert api.get("/v1/sessions/s", params={"as_of": "2001-01-01T00:00:00-05:00"}).status_code == 404
+    unencoded = api.get("/v1/sessions/s?as_of=2999-01-01T01:30:00.5+01:30")
+    assert unencoded.json() == read(api, "/v1/sessions/s"), "a + that was not percent-encoded is no space"
 
 
 @pytest.mark.parametrize(
