@@ -1,7 +1,7 @@
 """The composition root: settings become a running application."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -9,7 +9,6 @@ from litestar import Litestar
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 
-from projections import projection
 from projections.views import Views
 from service import __version__, ledger, metrics
 from service.api import audit, health, page, problems
@@ -18,9 +17,9 @@ from service.api.edge import EdgedLitestar
 from service.api.messages import MessagesController
 from service.api.sessions import SessionsController
 from service.api.state import Cursors, Services
-from service.committer import Committer
+from service.committer import hold
 from service.errors import DomainError
-from service.location import Location, exclusive
+from service.location import Location
 from service.log import set_up
 from service.metrics import HttpMetrics, Reading
 from service.readers import Readers
@@ -78,14 +77,9 @@ def create_app(settings: Settings | None = None) -> Litestar:
 def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: EdgedLitestar) -> AsyncIterator[None]:
-        with ExitStack() as stack:
-            location = Location.of(settings)
-            if not location.memory:
-                location.folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(exclusive(location))
-            views = Views(location, settings, projection.load(settings.projections))
-            committer = Committer(location, settings, views)
-            committer.open()
+        location = Location.of(settings)
+        with hold(location, settings) as committer:
+            views = committer.views
             reason = views.open(committer.ledger)
             if reason is not None and views.position:
                 log.warning("views rebuilt", reason=reason, position=views.position)

@@ -3,12 +3,14 @@
 Synchronous and for one thread; `writer.py` feeds it while serving, an import feeds it directly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import msgspec
 
 from projections import messages as message_rows
+from projections import projection
 from projections import sessions as session_rows
 from projections.views import ProjectionFailed, Views
 from service import database, idempotency, ledger
@@ -29,7 +31,7 @@ from service.errors import DomainError, LedgerDamaged, OutcomeUnknown, Overloade
 from service.events import Event, MessageAppended, MessageRemoved, type_of
 from service.idempotency import Answer, IdempotencyKey
 from service.ledger import Head
-from service.location import Location
+from service.location import Location, exclusive
 from service.settings import Settings
 from service.state import SessionState, evolve
 
@@ -82,6 +84,27 @@ class _Group:
         self.events: list[Event] = []
         self.states = states
         self.messages: dict[tuple[int, str], StoredMessage] = {}
+
+
+@contextmanager
+def hold(location: Location, settings: Settings) -> Iterator["Committer"]:
+    """The ledger at *location*, opened for its one writer and closed at the end; its views are not opened yet.
+
+    The folder and the ledger are made if they are not there.
+
+    Raises:
+        LedgerLocked: a server or another command writes to it.
+        RefusedToStart: rule 10.
+    """
+    if not location.memory:
+        location.folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(location):
+        committer = Committer(location, settings, Views(location, settings, projection.load(settings.projections)))
+        committer.open()
+        try:
+            yield committer
+        finally:
+            committer.close()
 
 
 class Committer:

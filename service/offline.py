@@ -6,10 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from projections import projection
 from projections.views import Progress, Views
 from service import database, ledger
-from service.committer import Committer
+from service.committer import Committer, hold
 from service.database import Connection
 from service.errors import LedgerLocked, RefusedToStart
 from service.location import Location, exclusive
@@ -24,31 +23,16 @@ def writing(settings: Settings, *, views_progress: Progress | None = None) -> It
         LedgerLocked: a server or another command writes to it.
         RefusedToStart: rule 10.
     """
-    location = _in_files(settings)
-    location.folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(location):
-        views = Views(location, settings, projection.load(settings.projections))
-        committer = Committer(location, settings, views)
-        committer.open()
-        try:
-            views.open(committer.ledger, views_progress)
-            yield committer
-        finally:
-            committer.close()
+    with hold(_in_files(settings), settings) as committer:
+        committer.views.open(committer.ledger, views_progress)
+        yield committer
 
 
 @contextmanager
 def rebuilding(settings: Settings) -> Iterator[tuple[Views, Connection]]:
     """The ledger of *settings*, and its views, which are not opened: they are about to be built anew."""
-    location = existing(settings)
-    with exclusive(location):
-        views = Views(location, settings, projection.load(settings.projections))
-        committer = Committer(location, settings, views)
-        committer.open()
-        try:
-            yield views, committer.ledger
-        finally:
-            committer.close()
+    with hold(existing(settings), settings) as committer:
+        yield committer.views, committer.ledger
 
 
 @contextmanager

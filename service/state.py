@@ -99,8 +99,6 @@ def evolve(state: SessionState | None, events: Sequence[Event]) -> SessionState 
     *events* are not empty. Pure, and the only place that knows what an event does to a session. An erased event
     leaves no trace: the erasure that follows it has taken the session away in any case.
     """
-    if type(events[0].data) is SessionCreated:  # and, as a rule, its first messages
-        state, events = _created(events[0], events[0].data), events[1:]
     for structural, run in groupby(events, key=_is_structural):
         if structural:
             for event in run:
