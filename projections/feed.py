@@ -1,12 +1,11 @@
 """The table `feed`: which positions hold a tenant's events, so that nobody has to scan the ledger for them."""
 
 import heapq
-from collections.abc import Sequence
 from itertools import islice
 
 from projections.projection import Projection
-from service.database import Bulk, Connection
-from service.events import SESSION_CREATED, TYPES, Event
+from service.database import Connection
+from service.events import TYPES
 
 # By type first: a filter on a rare type is one short range. All types together are as many ranges, merged.
 TABLES = """
@@ -22,30 +21,25 @@ CREATE TABLE feed (
 ) STRICT, WITHOUT ROWID;
 """
 
-_INSERT_TENANT = "INSERT INTO feed_tenants (tenant_id) VALUES (?) ON CONFLICT DO NOTHING"
+# Stored numbers: a new type is added at the end of TYPES.
+_NUMBERS = {name: number for number, name in enumerate(TYPES, start=1)}
+
+# A tenant's first event makes a session, so that no other event has to look whether the tenant is known.
+PROGRAM = f"""
+INSERT INTO feed_tenants (tenant_id)
+  SELECT DISTINCT tenant_id FROM batch JOIN streams ON streams.key = batch.stream
+  WHERE type = 'session.created' ON CONFLICT DO NOTHING;
+INSERT INTO feed
+  SELECT feed_tenants.key, CASE type {" ".join(f"WHEN '{name}' THEN {n}" for name, n in _NUMBERS.items())} END, position
+  FROM batch JOIN streams ON streams.key = batch.stream
+  JOIN feed_tenants ON feed_tenants.tenant_id = streams.tenant_id;
+"""
+
 _FIND_TENANT = "SELECT key FROM feed_tenants WHERE tenant_id = ?"
-_INSERT = Bulk(
-    "WITH found (tenant_id, type, position) AS (",
-    "(?, ?, ?)",
-    """) INSERT INTO feed SELECT feed_tenants.key, found.type, found.position
-    FROM found JOIN feed_tenants ON feed_tenants.tenant_id = found.tenant_id""",
-)
 _PAGE = "SELECT position FROM feed WHERE tenant = ? AND type = ? AND position > ? ORDER BY position LIMIT ?"
 
 QUERIES = (_FIND_TENANT, _PAGE)
 """What requests run, for the test that none of them scans a table."""
-
-# Stored numbers: a new type is added at the end of TYPES.
-_NUMBERS = {name: number for number, name in enumerate(TYPES, start=1)}
-
-
-def apply(db: Connection, events: Sequence[Event]) -> None:
-    """Note each event's position under its tenant and type."""
-    # A tenant's first event makes a session, so that no other event has to look whether the tenant is known.
-    tenants = {event.tenant_id: None for event in events if event.type == SESSION_CREATED}
-    for tenant_id in tenants:
-        db.execute(_INSERT_TENANT, (tenant_id,))
-    _INSERT.execute(db, [(event.tenant_id, _NUMBERS[event.type], event.position) for event in events])
 
 
 def positions(db: Connection, tenant_id: str, *, after: int, limit: int, event_type: str | None = None) -> list[int]:
@@ -58,4 +52,4 @@ def positions(db: Connection, tenant_id: str, *, after: int, limit: int, event_t
     return list(islice(heapq.merge(*runs), limit))
 
 
-PROJECTION = Projection(name="feed", version=1, tables=TABLES, apply=apply)
+PROJECTION = Projection(name="feed", version=2, tables=TABLES, program=PROGRAM, aside=True)

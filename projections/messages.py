@@ -1,43 +1,60 @@
-"""The table `messages`: each message as the JSON that readers get, so that a page is stored bytes joined."""
+"""The table `messages`: each message as its event holds it, so that a page is stored bytes joined."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from projections.projection import Projection
-from service.database import Bulk, Connection
+from service.database import Connection
 from service.documents import message_document
-from service.events import Event, MessageAppended, MessageRemoved, SessionDeleted, SessionErased
+from service.state import SessionState
 
 # session_id is the session's integer key: with a text id in both indexes a rebuild is three times slower. The
 # view `transcript` is for people with a table browser.
 TABLES = """
 CREATE TABLE messages (
   position   INTEGER PRIMARY KEY,                 -- of its event in the ledger
-  session_id INTEGER NOT NULL REFERENCES sessions (key) ON DELETE CASCADE,
+  session_id INTEGER NOT NULL REFERENCES sessions (key) ON DELETE CASCADE
+             DEFERRABLE INITIALLY DEFERRED,       -- a message may come in the batch in which its session ends
   seq        INTEGER NOT NULL,
   id         TEXT    NOT NULL,
-  body       TEXT,                                -- JSON; NULL once removed: the id stays taken
+  created_at INTEGER,                             -- µs since the epoch; NULL where the message itself says it
+  payload    TEXT,                                -- of its event, as stored; NULL once removed: the id stays taken
   UNIQUE (session_id, seq)
 ) STRICT;
 CREATE VIEW transcript AS
-  SELECT s.tenant_id, s.id AS session_id, m.seq, m.id, m.body ->> '$.role' AS role,
-    m.body ->> '$.content' AS content, m.body ->> '$.created_at' AS created_at
-  FROM messages AS m JOIN sessions AS s ON s.key = m.session_id WHERE m.body IS NOT NULL;
+  SELECT s.tenant_id, s.id AS session_id, m.seq, m.id, m.payload ->> '$.message.role' AS role,
+    m.payload ->> '$.message.content' AS content, coalesce(m.payload ->> '$.message.created_at',
+    strftime('%Y-%m-%dT%H:%M:%S', m.created_at / 1000000, 'unixepoch') || printf('.%06dZ', m.created_at % 1000000))
+    AS created_at
+  FROM messages AS m JOIN sessions AS s ON s.key = m.session_id WHERE m.payload IS NOT NULL;
 """
 
 # In this order: new UUIDv7s all go to its end, so that a group of messages changes one or two of its pages.
 INDEXES = "CREATE UNIQUE INDEX messages_by_id ON messages (id, session_id)"
 
-_INSERT = Bulk("INSERT INTO messages (position, session_id, seq, id, body)", "(?, ?, ?, ?, CAST(? AS TEXT))")
-_REMOVE = "UPDATE messages SET body = NULL WHERE session_id = ? AND id = ?"
-_FIND = "SELECT CAST(body AS BLOB) FROM messages WHERE session_id = ? AND id = ? AND body IS NOT NULL"
-_KNOWN = """SELECT id, position, body IS NULL FROM messages
+# The last statement is for rebuilds, in which `sessions` is filled elsewhere and nothing cascades.
+PROGRAM = """
+INSERT INTO messages
+  SELECT position, stream, payload ->> '$.seq', payload ->> '$.message.id',
+    CASE WHEN payload ->> '$.message.created_at' IS NULL THEN recorded_at END, payload
+  FROM batch WHERE type = 'message.appended' AND payload IS NOT NULL ORDER BY position;
+UPDATE messages SET payload = NULL
+  FROM (SELECT stream, payload ->> '$.message_id' AS message_id FROM batch
+    WHERE type = 'message.removed' AND payload IS NOT NULL) AS gone
+  WHERE messages.session_id = gone.stream AND messages.id = gone.message_id;
+DELETE FROM messages
+  WHERE session_id IN (SELECT stream FROM batch WHERE type IN ('session.deleted', 'session.erased'));
+"""
+
+_DOCUMENT = "SELECT CAST(payload AS BLOB), created_at FROM messages"
+_FIND = f"{_DOCUMENT} WHERE session_id = ? AND id = ? AND payload IS NOT NULL"
+_KNOWN = """SELECT id, position, payload IS NULL FROM messages
   WHERE session_id = ? AND id IN (SELECT value FROM json_each(?))"""
-_PAGE_UP = """SELECT CAST(body AS BLOB) FROM messages
-  WHERE session_id = ? AND seq > ? AND seq < ? AND body IS NOT NULL ORDER BY seq LIMIT ?"""
-_PAGE_DOWN = """SELECT CAST(body AS BLOB) FROM messages
-  WHERE session_id = ? AND seq > ? AND seq < ? AND body IS NOT NULL ORDER BY seq DESC LIMIT ?"""
+_PAGE_UP = f"{_DOCUMENT} WHERE session_id = ? AND seq > ? AND seq < ? AND payload IS NOT NULL ORDER BY seq LIMIT ?"
+_PAGE_DOWN = (
+    f"{_DOCUMENT} WHERE session_id = ? AND seq > ? AND seq < ? AND payload IS NOT NULL ORDER BY seq DESC LIMIT ?"
+)
 
 QUERIES = (_FIND, _KNOWN, _PAGE_UP, _PAGE_DOWN)
 """What requests run, for the test that none of them scans a table."""
@@ -53,27 +70,10 @@ class KnownMessage(msgspec.Struct, frozen=True):
     removed: bool
 
 
-def apply(db: Connection, events: Sequence[Event]) -> None:
-    """Add appended messages and blank removed ones; the rows of deleted sessions go with the session's."""
-    gone = {event.stream for event in events if isinstance(event.data, (SessionDeleted, SessionErased))}
-    appended, removed = [], []
-    for event in events:
-        data = event.data
-        if event.stream in gone:
-            continue
-        if type(data) is MessageAppended:
-            body = message_document(event, data)
-            appended.append((event.position, event.stream, data.seq, data.message.id, body))
-        elif type(data) is MessageRemoved:
-            removed.append((event.stream, data.message_id))
-    _INSERT.execute(db, appended)
-    db.executemany(_REMOVE, removed)
-
-
-def find(db: Connection, stream: int, message_id: str) -> bytes | None:
+def find(db: Connection, session: SessionState, message_id: str) -> bytes | None:
     """The JSON of one message, or None where readers see none."""
-    row = db.execute(_FIND, (stream, message_id)).fetchone()
-    return None if row is None else row[0]
+    row = db.execute(_FIND, (session.stream, message_id)).fetchone()
+    return None if row is None else message_document(row[0], session_id=session.session_id, created_at_us=row[1])
 
 
 def known(db: Connection, stream: int, ids: Iterable[str]) -> dict[str, KnownMessage]:
@@ -85,7 +85,7 @@ def known(db: Connection, stream: int, ids: Iterable[str]) -> dict[str, KnownMes
 
 def page(
     db: Connection,
-    stream: int,
+    session: SessionState,
     *,
     after: int = FIRST,
     before: int = LAST,
@@ -94,7 +94,9 @@ def page(
 ) -> Iterator[bytes]:
     """The JSON of up to *limit* messages whose seq lies between *after* and *before*, both exclusive."""
     query = _PAGE_DOWN if newest_first else _PAGE_UP
-    return (row[0] for row in db.execute(query, (stream, after, before, limit)))
+    rows = db.execute(query, (session.stream, after, before, limit))
+    session_id = session.session_id
+    return (message_document(row[0], session_id=session_id, created_at_us=row[1]) for row in rows)
 
 
-PROJECTION = Projection(name="messages", version=1, tables=TABLES, apply=apply, indexes=INDEXES)
+PROJECTION = Projection(name="messages", version=2, tables=TABLES, program=PROGRAM, indexes=INDEXES)

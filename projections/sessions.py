@@ -1,13 +1,8 @@
 """The table `sessions`: the state of each session that readers can see."""
 
-from collections.abc import Sequence
-
-import msgspec
-
 from projections.projection import Projection
-from service.database import Bulk, Connection
-from service.events import Event
-from service.state import SessionState, Tally, evolve, tally
+from service.database import Connection
+from service.state import SessionState
 
 TABLES = """
 CREATE TABLE sessions (
@@ -33,68 +28,59 @@ CREATE INDEX sessions_by_activity ON sessions (tenant_id, archived, last_positio
 CREATE INDEX sessions_by_user ON sessions (tenant_id, user_id, archived, last_position);
 """
 
+# Order matters only here: a session is made before its messages are counted, patched in order, and deleted last. What
+# an event does to a session is said once more in service/state.py, for deciding; the tests hold the two together.
+PROGRAM = """
+INSERT INTO sessions
+  SELECT stream, tenant_id, session_id, version, payload ->> '$.user_id', payload ->> '$.title',
+    coalesce(payload -> '$.traits', '{}'), 0, 0, 0,
+    coalesce(unixepoch(substr(payload ->> '$.created_at', 1, 19)) * 1000000
+      + substr(payload ->> '$.created_at', 21, 6), recorded_at), recorded_at, NULL,
+    payload ->> '$.forked_from.session_id', payload ->> '$.forked_from.version', position
+  FROM batch JOIN streams ON streams.key = batch.stream WHERE type = 'session.created' AND payload IS NOT NULL;
+INSERT INTO session_changes
+  SELECT stream, payload -> '$.changes' FROM batch
+  WHERE type = 'session.updated' AND payload IS NOT NULL ORDER BY position;
+UPDATE sessions SET version = newest.version, updated_at = newest.recorded_at, last_position = newest.position,
+    message_count = message_count + counted.appended - counted.removed, last_seq = last_seq + counted.appended,
+    last_message_at = coalesce((SELECT coalesce(unixepoch(substr(payload ->> '$.message.created_at', 1, 19)) * 1000000
+        + substr(payload ->> '$.message.created_at', 21, 6), recorded_at)
+      FROM batch WHERE batch.position = counted.last_said), last_message_at)
+  FROM (SELECT stream, max(position) AS last, sum(type = 'message.appended') AS appended,
+      sum(type = 'message.removed') AS removed, max(CASE WHEN type = 'message.appended' THEN position END) AS last_said
+    FROM batch GROUP BY stream) AS counted
+  JOIN batch AS newest ON newest.position = counted.last
+  WHERE sessions.key = counted.stream;
+DELETE FROM sessions WHERE key IN (SELECT stream FROM batch WHERE type IN ('session.deleted', 'session.erased'));
+"""
+HELPERS = """
+DROP VIEW IF EXISTS temp.session_changes;
+CREATE TEMP VIEW session_changes AS SELECT 0 AS stream, '' AS changes;
+CREATE TEMP TRIGGER change_session INSTEAD OF INSERT ON session_changes BEGIN
+  UPDATE sessions SET
+    title = CASE WHEN json_type(NEW.changes, '$.title') IS NULL THEN title ELSE NEW.changes ->> '$.title' END,
+    user_id = CASE WHEN json_type(NEW.changes, '$.user_id') IS NULL THEN user_id ELSE NEW.changes ->> '$.user_id' END,
+    archived = CASE WHEN json_type(NEW.changes, '$.archived') IS NULL THEN archived
+      ELSE coalesce(NEW.changes ->> '$.archived', 0) END,
+    traits = CASE WHEN json_type(NEW.changes, '$.traits') IS NULL THEN traits
+      WHEN json_type(NEW.changes, '$.traits') = 'null' THEN '{}'
+      ELSE merge_patch(traits, NEW.changes -> '$.traits') END
+  WHERE key = NEW.stream;
+END;
+"""
+
 _COLUMNS = """key, tenant_id, id, version, user_id, title, CAST(traits AS BLOB), archived, message_count,
   last_seq, created_at, updated_at, last_message_at, forked_from_session_id, forked_from_version, last_position"""
-_LOAD = f"SELECT {_COLUMNS} FROM sessions WHERE key IN (SELECT value FROM json_each(?))"
 _FIND = f"SELECT {_COLUMNS} FROM sessions WHERE tenant_id = ? AND id = ?"
 _PAGE = f"""SELECT {_COLUMNS} FROM sessions WHERE tenant_id = ? AND archived = ? AND last_position < ?
   ORDER BY last_position DESC LIMIT ?"""
 _PAGE_OF_USER = f"""SELECT {_COLUMNS} FROM sessions
   WHERE tenant_id = ? AND user_id = ? AND archived = ? AND last_position < ?
   ORDER BY last_position DESC LIMIT ?"""
-_SAVE = Bulk(
-    "INSERT INTO sessions",
-    "(?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    """ON CONFLICT (key) DO UPDATE SET version = excluded.version, user_id = excluded.user_id, title = excluded.title,
-    traits = excluded.traits, archived = excluded.archived, message_count = excluded.message_count,
-    last_seq = excluded.last_seq, updated_at = excluded.updated_at, last_message_at = excluded.last_message_at,
-    last_position = excluded.last_position""",
-)
-# For the runs of message events that most are: no need to read the row first.
-_COUNT = Bulk(
-    "WITH counted (key, version, count, last_seq, last_message_at, updated_at, last_position) AS (",
-    "(?, ?, ?, ?, ?, ?, ?)",
-    """) UPDATE sessions SET version = counted.version, message_count = message_count + counted.count,
-    last_seq = coalesce(counted.last_seq, sessions.last_seq),
-    last_message_at = coalesce(counted.last_message_at, sessions.last_message_at),
-    updated_at = counted.updated_at, last_position = counted.last_position
-    FROM counted WHERE sessions.key = counted.key""",
-)
-_DELETE = "DELETE FROM sessions WHERE key = ?"
-
 QUERIES = (_FIND, _PAGE, _PAGE_OF_USER)
 """What requests run, for the test that none of them scans a table."""
 
 NEWEST = 2**63 - 1
-
-
-def apply(db: Connection, events: Sequence[Event]) -> None:
-    """Fold each session's events into its row; a deleted session's row goes, and its messages with it."""
-    runs: dict[int, list[Event]] = {}
-    for event in events:
-        runs.setdefault(event.stream, []).append(event)
-    counted, folded = [], {}
-    for stream, run in runs.items():
-        found = tally(run)
-        if found is None:
-            folded[stream] = run
-        else:
-            counted.append(_tally_row(stream, found))
-    _COUNT.execute(db, counted)
-    _fold(db, folded)
-
-
-def _fold(db: Connection, runs: dict[int, list[Event]]) -> None:
-    known = _load(db, [stream for stream, run in runs.items() if run[0].version > 1])
-    saved, deleted = [], []
-    for stream, run in runs.items():
-        state = evolve(known.get(stream), run)
-        if state is not None:
-            saved.append(_row(state))
-        elif stream in known:
-            deleted.append((stream,))
-    _SAVE.execute(db, saved)
-    db.executemany(_DELETE, deleted)
 
 
 def find(db: Connection, tenant_id: str, session_id: str) -> SessionState | None:
@@ -128,11 +114,6 @@ def page(
     return found[:limit]
 
 
-def _load(db: Connection, streams: list[int]) -> dict[int, SessionState]:
-    rows = db.execute(_LOAD, (msgspec.json.encode(streams).decode(),)) if streams else ()
-    return {row[0]: _state(row) for row in rows}
-
-
 def _state(row: tuple) -> SessionState:  # type: ignore[type-arg]  # a row of _COLUMNS
     return SessionState(
         stream=row[0],
@@ -154,37 +135,4 @@ def _state(row: tuple) -> SessionState:  # type: ignore[type-arg]  # a row of _C
     )
 
 
-def _tally_row(stream: int, found: Tally) -> tuple[int | None, ...]:
-    return (
-        stream,
-        found.version,
-        found.appended - found.removed,
-        found.last_seq,
-        found.last_message_at_us,
-        found.updated_at_us,
-        found.last_position,
-    )
-
-
-def _row(state: SessionState) -> tuple[int | str | bytes | None, ...]:
-    return (
-        state.stream,
-        state.tenant_id,
-        state.session_id,
-        state.version,
-        state.user_id,
-        state.title,
-        state.traits,
-        state.archived,
-        state.message_count,
-        state.last_seq,
-        state.created_at_us,
-        state.updated_at_us,
-        state.last_message_at_us,
-        state.forked_from_session_id,
-        state.forked_from_version,
-        state.last_position,
-    )
-
-
-PROJECTION = Projection(name="sessions", version=1, tables=TABLES, apply=apply)
+PROJECTION = Projection(name="sessions", version=2, tables=TABLES, program=PROGRAM, helpers=HELPERS, aside=True)

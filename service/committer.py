@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 import msgspec
+from msgspec import UNSET
 
 from projections import messages as message_rows
 from projections import projection
 from projections import sessions as session_rows
-from projections.views import ProjectionFailed, Views
+from projections.batch import APPEND
+from projections.build import ProjectionFailed, apply_in_python, in_python
+from projections.views import Views
 from service import database, idempotency, ledger
 from service.clock import now_us
 from service.commands import (
@@ -26,11 +29,11 @@ from service.commands import (
     named_ids,
 )
 from service.database import Connection
-from service.documents import message_document
-from service.errors import DomainError, LedgerDamaged, OutcomeUnknown, Overloaded, RefusedToStart
+from service.documents import message_document, stored_message_document
+from service.errors import DomainError, IdempotencyMismatch, LedgerDamaged, Overloaded, RefusedToStart
 from service.events import Event, MessageAppended, MessageRemoved, type_of
 from service.idempotency import Answer, IdempotencyKey
-from service.ledger import Head
+from service.ledger import Record, Stream
 from service.location import Location, exclusive
 from service.settings import Settings
 from service.state import SessionState, evolve
@@ -74,7 +77,7 @@ Outcome: TypeAlias = Committed | Replayed | DomainError
 
 
 class _Group:
-    """What the commands decided so far in a transaction have changed, for the ones behind them to see.
+    """What the commands decided so far have changed, for the ones behind them to see, and what is to be written.
 
     `states` begins with what the committer knows of before.
     """
@@ -82,8 +85,56 @@ class _Group:
     def __init__(self, position: int, states: dict[tuple[str, str], SessionState | None]) -> None:
         self.position = position
         self.events: list[Event] = []
+        self.streams: list[Stream] = []
+        self.answers: list[tuple[str, IdempotencyKey, Answer]] = []
         self.states = states
         self.messages: dict[tuple[int, str], StoredMessage] = {}
+        self.keys: dict[tuple[str, str], tuple[IdempotencyKey, Answer]] = {}
+
+
+class _Accepted(msgspec.Struct, frozen=True, gc=False):
+    """A command that has become events, the first of which is number *first* of its group's.
+
+    Its answer is made once they are written, from the bytes that were.
+    """
+
+    version: int
+    state: SessionState | None
+    shown: Sequence[int | StoredMessage] | None
+    first: int
+
+    def positions(self, events: Sequence[Event]) -> list[int] | None:
+        """Of the messages in the answer; *events* are the group's."""
+        if self.shown is None:
+            return None
+        return [
+            events[self.first + place].position if isinstance(place, int) else place.event.position
+            for place in self.shown
+        ]
+
+    def outcome(self, records: Sequence[Record]) -> Committed:
+        """What the caller gets; *records* are the group's."""
+        documents = None
+        if self.shown is not None:
+            documents = [
+                _document(records[self.first + place]) if isinstance(place, int) else _stored_document(place.event)
+                for place in self.shown
+            ]
+        return Committed(version=self.version, state=self.state, messages=documents)
+
+
+def _document(record: Record) -> bytes:
+    event, data = record.event, record.event.data
+    if not isinstance(data, MessageAppended) or record.payload is None:
+        raise TypeError("only messages are shown")
+    created_at_us = event.recorded_at if data.message.created_at is UNSET else None
+    return message_document(record.payload, session_id=event.session_id, created_at_us=created_at_us)
+
+
+def _stored_document(event: Event) -> bytes:
+    if not isinstance(event.data, MessageAppended):
+        raise TypeError("only messages are shown")
+    return stored_message_document(event, event.data)
 
 
 @contextmanager
@@ -119,6 +170,7 @@ class Committer:
         # Whether the views are known to be at the ledger's head. Nobody else writes while this process holds
         # the ledger's lock, and if somebody did, the guard on positions would refuse our next event.
         self._in_step = False
+        self._next_stream = 1
 
     @property
     def is_open(self) -> bool:
@@ -152,16 +204,18 @@ class Committer:
             return
         connection, self._ledger = self._ledger, None
         if connection is not None:
+            self.views.forget()
             connection.close()
         self.open()
+        self.views.open(self.ledger)
 
     def close(self) -> None:
         """Checkpoint and close both files."""
-        self.views.close()
         connection, self._ledger = self._ledger, None
         if connection is not None:
             if not self._location.memory:
                 database.checkpoint(connection)
+            self.views.close()
             connection.close()
 
     def commit(self, submissions: Sequence[Submission]) -> list[Outcome]:
@@ -171,39 +225,63 @@ class Committer:
 
         Raises:
             StorageFull, Overloaded: nothing of the group was written, for a reason of the storage's.
-            OutcomeUnknown: all of it is durable, but the views could not follow yet.
             CommitFailed: nobody knows whether the group was written; `reopen` before anything else.
         """
         self._open_again()
         states, self._states = self._states, {}
         try:
-            with database.immediate(self.ledger):
-                if not self._in_step or len(states) > KNOWN_STATES_MAX:
-                    self._follow()
-                    states = {}
-                self._in_step = False
-                group = _Group(self.views.position, states)
-                outcomes = [self._decide(group, submission) for submission in submissions]
-                records = ledger.seal(group.events)
-                ledger.write(self.ledger, records)
-                self._prune(submissions)
+            if not self._in_step or len(states) > KNOWN_STATES_MAX:
+                self._follow()
+                states, self._next_stream = {}, ledger.next_stream(self.ledger)
+            self._in_step = False
+            group = _Group(self.views.position, states)
+            # Decided outside of a transaction: this process alone writes, so nothing that is read here can change.
+            decided = [self._decide(group, submission) for submission in submissions]
+            records = ledger.seal(group.events)
+            self._write(group, records)
         except database.SQLError as error:
             refusal = database.to_domain_error(error)
             if refusal is None:
                 raise
             raise refusal from error
-        if group.events:
-            newest = records[-1]
-            self._show(group.events, Head(newest.event.position, newest.leaf))
+        except ProjectionFailed as error:
+            raise Overloaded("The views cannot follow the ledger.", retry_after_s=5) from error
+        self.views.position = group.position
         # Only now: after a failure the head and the states are read anew.
         self._in_step, self._states = True, group.states
-        return outcomes
+        return [found.outcome(records) if isinstance(found, _Accepted) else found for found in decided]
+
+    def _write(self, group: _Group, records: Sequence[Record]) -> None:
+        """Write a group into the ledger and the views: one transaction, the ledger's file first."""
+        rows = [(*row, False) for row in ledger.rows(records)]
+        if rows:
+            rows[-1] = (*rows[-1][:-1], True)
+        if group.streams or group.answers or in_python(self.views.projections) or len(rows) > APPEND.ROWS_MAX:
+            with database.immediate(self.ledger):
+                ledger.write_streams(self.ledger, group.streams)
+                APPEND.execute(self.ledger, rows)
+                apply_in_python(self.ledger, self.views.projections, group.events)
+                self._remember(group)
+        else:
+            # One statement is a transaction of its own, and one step instead of three: each costs the writer a wait
+            # for the interpreter lock.
+            with database.autocommit():
+                APPEND.execute(self.ledger, rows)
+
+    def _remember(self, group: _Group) -> None:
+        """Keep the answers to new Idempotency-Keys, and forget old ones at twice the pace, so that none pile up."""
+        if group.answers:
+            time_us = now_us()
+            idempotency.remember(self.ledger, group.answers, now_us=time_us)
+            before_us = time_us - self._settings.idempotency_days * _US_PER_DAY
+            idempotency.prune(self.ledger, before_us=before_us, limit=2 * len(group.answers))
 
     def _open_again(self) -> None:
         """After a failed `reopen`: try again before each group, so that no restart is needed."""
         if self._ledger is None:
             try:
                 self.open()
+                self.views.open(self.ledger)
             except (RefusedToStart, database.SQLError) as error:
                 raise Overloaded("The ledger cannot be opened.", retry_after_s=5) from error
 
@@ -222,39 +300,55 @@ class Committer:
         except (ProjectionFailed, database.CommitFailed) as error:
             raise Overloaded("The views cannot follow the ledger.", retry_after_s=5) from error
 
-    def _show(self, events: Sequence[Event], head: Head) -> None:
-        """Bring the views to the committed head. If that fails the events are durable, and are shown later."""
-        try:
-            self.views.apply(events, head)
-        except (database.SQLError, database.CommitFailed, ProjectionFailed) as error:
-            raise OutcomeUnknown from error
-
-    def _decide(self, group: _Group, submission: Submission) -> Outcome:
+    def _decide(self, group: _Group, submission: Submission) -> "_Accepted | Replayed | DomainError":
         key = submission.idempotency_key
         try:
             if key is not None:
-                answer = idempotency.find(self.ledger, submission.tenant_id, key)
+                answer = self._answered(group, submission.tenant_id, key)
                 if answer is not None:
                     return Replayed(answer)
             context = self._context(group, submission)
             decision = decide(context, submission.command, expected_version=submission.expected_version)
         except DomainError as refusal:
             return refusal
-        stream = self._stream(context, submission)
+        stream = self._stream(group, context, submission)
+        first = len(group.events)
         events = self._place(group, submission, context, decision, stream)
         state = self._advance(group, submission, context, events)
-        return self._answer(submission, decision, events, context, state, stream)
+        unchanged = 0 if context.state is None else context.state.version
+        version = events[-1].version if events else unchanged
+        accepted = _Accepted(version, state, decision.shown, first)
+        if submission.idempotency_key is not None:
+            answer = Answer(stream, version, accepted.positions(group.events))
+            key = submission.idempotency_key
+            group.answers.append((submission.tenant_id, key, answer))
+            group.keys[submission.tenant_id, key.key] = key, answer
+        return accepted
+
+    def _answered(self, group: _Group, tenant_id: str, key: IdempotencyKey) -> Answer | None:
+        """The first answer under *key*, in this group or before."""
+        found = group.keys.get((tenant_id, key.key))
+        if found is None:
+            return idempotency.find(self.ledger, tenant_id, key)
+        if found[0].fingerprint != key.fingerprint:
+            raise IdempotencyMismatch
+        return found[1]
 
     def _context(self, group: _Group, submission: Submission) -> Context:
         tenant_id, session_id, command = submission.tenant_id, submission.session_id, submission.command
         state = self._state(group, tenant_id, session_id)
         making = isinstance(command, (CreateSession, ForkSession))
-        taken = state is not None or (making and ledger.find_stream(self.ledger, tenant_id, session_id) is not None)
+        taken = state is not None or (making and self._taken(group, tenant_id, session_id))
         stored = {} if state is None else self._stored(group, state.stream, named_ids(command))
         source = None
         if isinstance(command, ForkSession):
             source = self._state(group, tenant_id, command.source.session_id)
         return Context(session_id, state, taken, stored, source)
+
+    def _taken(self, group: _Group, tenant_id: str, session_id: str) -> bool:
+        """Whether there ever was such a session."""
+        made = any(each.tenant_id == tenant_id and each.session_id == session_id for each in group.streams)
+        return made or ledger.find_stream(self.ledger, tenant_id, session_id) is not None
 
     def _state(self, group: _Group, tenant_id: str, session_id: str) -> SessionState | None:
         key = (tenant_id, session_id)
@@ -273,10 +367,13 @@ class Committer:
                 found[name] = StoredMessage(events[row.position], row.removed)
         return found
 
-    def _stream(self, context: Context, submission: Submission) -> int:
+    def _stream(self, group: _Group, context: Context, submission: Submission) -> int:
         if context.state is not None:
             return context.state.stream
-        return ledger.create_stream(self.ledger, submission.tenant_id, submission.session_id)
+        stream = Stream(self._next_stream, submission.tenant_id, submission.session_id)
+        self._next_stream += 1
+        group.streams.append(stream)
+        return stream.key
 
     def _place(
         self, group: _Group, submission: Submission, context: Context, decision: Decision, stream: int
@@ -316,34 +413,3 @@ class Committer:
         state = evolve(context.state, events) if events else context.state
         group.states[submission.tenant_id, submission.session_id] = state
         return state
-
-    def _answer(
-        self,
-        submission: Submission,
-        decision: Decision,
-        events: list[Event],
-        context: Context,
-        state: SessionState | None,
-        stream: int,
-    ) -> Committed:
-        unchanged = 0 if context.state is None else context.state.version
-        version = events[-1].version if events else unchanged
-        positions = documents = None
-        if decision.shown is not None:
-            shown = [events[place] if isinstance(place, int) else place.event for place in decision.shown]
-            positions = [event.position for event in shown]
-            documents = [
-                message_document(event, event.data) for event in shown if isinstance(event.data, MessageAppended)
-            ]
-        if submission.idempotency_key is not None:
-            answer = Answer(stream, version, positions)
-            key = submission.idempotency_key
-            idempotency.remember(self.ledger, submission.tenant_id, key, answer, now_us=now_us())
-        return Committed(version=version, state=state, messages=documents)
-
-    def _prune(self, submissions: Sequence[Submission]) -> None:
-        """Forget old Idempotency-Keys at twice the pace at which new ones come, so that they never pile up."""
-        remembered = sum(submission.idempotency_key is not None for submission in submissions)
-        if remembered:
-            before_us = now_us() - self._settings.idempotency_days * _US_PER_DAY
-            idempotency.prune(self.ledger, before_us=before_us, limit=2 * remembered)

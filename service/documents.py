@@ -4,10 +4,13 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from service.clock import format_us
-from service.events import Event, ForkedFrom, MessageAppended, MessageFields
+from service.events import Event, ForkedFrom, MessageAppended, MessageFields, encode_payload
 from service.state import SessionState
 
 _encode = msgspec.json.Encoder().encode
+
+_SEQ_AT = len(b'{"seq":')
+_MESSAGE_MEMBER = len(b',"message":')
 
 
 class MessageDocument(MessageFields, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -53,28 +56,29 @@ class EventDocument(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_de
     erased: bool = False
 
 
-def message_document(event: Event, data: MessageAppended) -> bytes:
-    """The JSON of the message that *event*, whose payload is *data*, added."""
-    given = data.message
-    return _encode(
-        MessageDocument(
-            role=given.role,
-            content=given.content,
-            name=given.name,
-            tool_calls=given.tool_calls,
-            tool_call_id=given.tool_call_id,
-            parent_id=given.parent_id,
-            metadata=given.metadata,
-            refusal=given.refusal,
-            audio=given.audio,
-            function_call=given.function_call,
-            annotations=given.annotations,
-            id=given.id,
-            session_id=event.session_id,
-            seq=data.seq,
-            created_at=format_us(event.recorded_at) if given.created_at is UNSET else given.created_at,
-        )
-    )
+def message_document(payload: bytes, *, session_id: str, created_at_us: int | None) -> bytes:
+    """The JSON of the message that an event added, as readers get it: the event's own bytes, and what it leaves unsaid.
+
+    Args:
+        payload: That of a `message.appended` in its present schema, `{"seq":1,"message":{…}}`, as `encode_payload`
+            writes it.
+        session_id: The session that it was added to.
+        created_at_us: When, in µs since the epoch; None where the message itself has its `created_at`.
+    """
+    begin = payload.index(b"{", 1)
+    seq = payload[_SEQ_AT : begin - _MESSAGE_MEMBER]
+    if created_at_us is None:
+        return b'%b,"session_id":"%b","seq":%b}' % (payload[begin:-2], session_id.encode(), seq)
+    created_at = format_us(created_at_us).encode()
+    values = (payload[begin:-2], session_id.encode(), seq, created_at)
+    return b'%b,"session_id":"%b","seq":%b,"created_at":"%b"}' % values
+
+
+def stored_message_document(event: Event, data: MessageAppended) -> bytes:
+    """The same, of an *event* whose *data* was read."""
+    given = data.message.created_at
+    created_at_us = event.recorded_at if given is UNSET else None
+    return message_document(encode_payload(data), session_id=event.session_id, created_at_us=created_at_us)
 
 
 def session_document(state: SessionState) -> bytes:

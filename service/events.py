@@ -162,6 +162,18 @@ def encode_payload(data: EventData) -> bytes:
     return _encode(data)
 
 
+def upcast(type_name: str, schema: int, payload: bytes) -> bytes:
+    """The payload of *type_name* in its present schema.
+
+    Raises:
+        KeyError: the type is unknown, or there is no way from *schema* to ours.
+    """
+    while schema != SCHEMAS[type_name]:
+        payload = UPCASTERS[type_name, schema](payload)
+        schema += 1
+    return payload
+
+
 def decode_payload(type_name: str, schema: int, payload: bytes) -> EventData:
     """Read a stored payload, through the upcasters where its schema is an old one.
 
@@ -172,10 +184,7 @@ def decode_payload(type_name: str, schema: int, payload: bytes) -> EventData:
     if decode is None:
         raise UnknownEvent(f"event type {type_name!r} is unknown")
     try:
-        while schema != SCHEMAS[type_name]:
-            payload = UPCASTERS[type_name, schema](payload)
-            schema += 1
-        return decode(payload)
+        return decode(upcast(type_name, schema, payload))
     except KeyError:
         raise UnknownEvent(f"schema {schema} of event type {type_name!r} is unknown") from None
     except msgspec.DecodeError as error:

@@ -85,7 +85,7 @@ def _session_parts(views: Connection, state: SessionState) -> Iterator[bytes]:
     yield _encode(head)[:-1] + b',"messages":['
     after, separator = messages.FIRST, b""
     exported: set[str] = set()
-    while page := list(messages.page(views, state.stream, after=after, limit=_PAGE)):
+    while page := list(messages.page(views, state, after=after, limit=_PAGE)):
         documents = [_document.decode(body) for body in page]
         exported.update(document.id for document in documents)
         yield separator + b",".join(_encode(_exported(document, exported)) for document in documents)

@@ -1,15 +1,18 @@
 """The durable memory of Idempotency-Keys: which command a key stands for, and where its answer is (rule 4)."""
 
 import hashlib
+from collections.abc import Sequence
 
 import msgspec
 
-from service.database import Connection
+from service.database import Bulk, Connection
 from service.errors import IdempotencyMismatch
 
 _FIND = "SELECT fingerprint, stream, version, positions FROM idempotency WHERE tenant_id = ? AND key = ?"
-_INSERT = """INSERT INTO idempotency (tenant_id, key, fingerprint, recorded_at, stream, version, positions)
-  VALUES (?, ?, ?, ?, ?, ?, ?)"""
+_INSERT = Bulk(
+    "INSERT INTO idempotency (tenant_id, key, fingerprint, recorded_at, stream, version, positions)",
+    "(?, ?, ?, ?, ?, ?, ?)",
+)
 # Rows are in order of use, so the old ones are the first: no index on their time is needed.
 _PRUNE = """DELETE FROM idempotency WHERE recorded_at < ?
   AND number IN (SELECT number FROM idempotency ORDER BY number LIMIT ?)"""
@@ -56,11 +59,21 @@ def find(connection: Connection, tenant_id: str, key: IdempotencyKey) -> Answer 
     return Answer(stream, version, None if ranges is None else _expand(ranges))
 
 
-def remember(connection: Connection, tenant_id: str, key: IdempotencyKey, answer: Answer, *, now_us: int) -> None:
-    """Keep *answer* under *key*, in the transaction of the command's events."""
-    ranges = None if answer.positions is None else _ranges(answer.positions)
-    row = (tenant_id, key.key, key.fingerprint, now_us, answer.stream, answer.version, ranges)
-    connection.execute(_INSERT, row)
+def remember(connection: Connection, answers: Sequence[tuple[str, IdempotencyKey, Answer]], *, now_us: int) -> None:
+    """Keep each tenant's answer under its key, in the transaction of the commands' events."""
+    rows = [
+        (
+            tenant_id,
+            key.key,
+            key.fingerprint,
+            now_us,
+            answer.stream,
+            answer.version,
+            None if answer.positions is None else _ranges(answer.positions),
+        )
+        for tenant_id, key, answer in answers
+    ]
+    _INSERT.execute(connection, rows)
 
 
 def prune(connection: Connection, *, before_us: int, limit: int) -> None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,8 +20,8 @@ _HEAD = "SELECT position, leaf FROM events ORDER BY position DESC LIMIT 1"
 _IDENTITY = "SELECT id FROM ledger"
 _FIND_STREAM = "SELECT key FROM streams WHERE tenant_id = ? AND session_id = ?"
 _STREAM_VERSION = "SELECT max(version) FROM events WHERE stream = ?"
-_INSERT_STREAM = "INSERT INTO streams (tenant_id, session_id) VALUES (?, ?) RETURNING key"
-_INSERT_EVENTS = database.Bulk("INSERT INTO events", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+_LAST_STREAM = "SELECT max(key) FROM streams"
+_INSERT_STREAMS = database.Bulk("INSERT INTO streams", "(?, ?, ?)")
 
 _COLUMNS = """SELECT e.position, e.stream, s.tenant_id, s.session_id, e.version, e.type, e.recorded_at, e.actor,
   e.request_id, e.schema, e.payload, e.salt, e.leaf FROM events AS e JOIN streams AS s ON s.key = e.stream"""
@@ -31,6 +31,9 @@ _READ_EVENTS = """SELECT position, stream, version, type, recorded_at, actor, re
 _OWNERS = "SELECT key, tenant_id, session_id FROM streams WHERE key IN (SELECT value FROM json_each(?))"
 _READ_AFTER = f"{_COLUMNS} WHERE e.position > ? ORDER BY e.position LIMIT ?"
 _READ_STREAM = f"{_COLUMNS} WHERE e.stream = ? AND e.version > ? AND e.version <= ? ORDER BY e.version LIMIT ?"
+_READ_STREAM_ROWS = """SELECT position, stream, version, type, schema, recorded_at, payload FROM events
+  WHERE stream = ? AND version > ? AND version <= ? ORDER BY version LIMIT ?"""
+_OWNER = "SELECT tenant_id, session_id FROM streams WHERE key = ?"
 _READ_POSITIONS = f"{_COLUMNS} WHERE e.position IN (SELECT value FROM json_each(?)) ORDER BY e.position"
 _VERSION_AT = "SELECT max(version) FROM events WHERE stream = ? AND recorded_at <= ?"
 
@@ -45,6 +48,14 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
     position: int
     leaf: bytes
+
+
+class Stream(NamedTuple):
+    """A row of the table `streams`: whose events bear its key."""
+
+    key: int
+    tenant_id: str
+    session_id: str
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -104,31 +115,27 @@ def leaf_of(event: Event, schema: int, committed: bytes) -> bytes:
     )
 
 
-def write(connection: Connection, records: Sequence[Record]) -> None:
-    """Write *records* as one run. The caller holds the write transaction and has assigned the positions.
+def rows(records: Sequence[Record]) -> Iterator[tuple[Any, ...]]:
+    """*records* as rows of the table `events`, to be written as one run.
 
     Who assigns a position and who writes it are kept apart: a node that follows another one's ledger writes
     records that it did not number. The guards in the schema refuse a gap, whoever numbered them.
     """
-    _INSERT_EVENTS.execute(
-        connection,
-        [
-            (
-                record.event.position,
-                record.event.stream,
-                record.event.version,
-                record.event.type,
-                record.schema,
-                record.event.recorded_at,
-                record.event.actor,
-                record.event.request_id,
-                record.payload,
-                record.salt,
-                record.leaf,
-            )
-            for record in records
-        ],
-    )
+    for record in records:
+        event = record.event
+        yield (
+            event.position,
+            event.stream,
+            event.version,
+            event.type,
+            record.schema,
+            event.recorded_at,
+            event.actor,
+            event.request_id,
+            record.payload,
+            record.salt,
+            record.leaf,
+        )
 
 
 @_reading()
@@ -158,10 +165,15 @@ def find_stream(connection: Connection, tenant_id: str, session_id: str) -> int 
     return None if row is None else row[0]
 
 
-def create_stream(connection: Connection, tenant_id: str, session_id: str) -> int:
-    """Make the stream of a new session and return its key."""
-    key = connection.execute(_INSERT_STREAM, (tenant_id, session_id)).get
-    return int(key)
+@_reading()
+def next_stream(connection: Connection) -> int:
+    """The key of the next session's stream."""
+    return int(connection.execute(_LAST_STREAM).get or 0) + 1
+
+
+def write_streams(connection: Connection, streams: Sequence[Stream]) -> None:
+    """Write the streams of new sessions. The caller holds the write transaction."""
+    _INSERT_STREAMS.execute(connection, streams)
 
 
 @_reading()
@@ -229,6 +241,32 @@ def read_stream(
     with _reading():
         for row in connection.execute(_READ_STREAM, (stream, after_version, to_version, limit)):
             yield _record(row)
+
+
+def read_stream_rows(
+    connection: Connection, stream: int, *, to_version: int, batch: int
+) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows of one stream up to *to_version* in order, *batch* at a time, without what only proofs need.
+
+    A row is (position, stream, version, type, schema, recorded_at, payload).
+    """
+    version = 0
+    while version < to_version:
+        with _reading():
+            rows: list[tuple[Any, ...]] = connection.execute(
+                _READ_STREAM_ROWS, (stream, version, to_version, batch)
+            ).fetchall()
+        if not rows:
+            return
+        yield rows
+        version = rows[-1][2]
+
+
+@_reading()
+def owner_of(connection: Connection, stream: int) -> tuple[str, str]:
+    """The tenant's and the session's id of a stream."""
+    rows: list[tuple[Any, ...]] = connection.execute(_OWNER, (stream,)).fetchall()
+    return rows[0][0], rows[0][1]
 
 
 @_reading()

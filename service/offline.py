@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from projections.views import Progress, Views
+from projections.build import Progress
+from projections.views import Views
 from service import database, ledger
 from service.committer import Committer, hold
 from service.database import Connection

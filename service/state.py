@@ -1,7 +1,6 @@
 """What a session is after its events: the state that commands are decided on and readers see, and its fold."""
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import msgspec
 from msgspec import UNSET
@@ -62,67 +61,27 @@ def changed(state: SessionState, changes: SessionChanges) -> dict[str, object]:
     return values
 
 
-class Tally(msgspec.Struct, frozen=True, gc=False):
-    """What a run of message events comes to: all that a session's row needs of them."""
-
-    version: int
-    appended: int
-    removed: int
-    last_seq: int | None
-    last_message_at_us: int | None
-    updated_at_us: int
-    last_position: int
-
-
-def tally(events: Sequence[Event]) -> Tally | None:
-    """Count a run of one session's *events*; None if not all of them add or remove messages."""
-    appended = removed = 0
-    last_seq = last_message_at_us = None
-    for event in events:
-        data = event.data
-        if type(data) is MessageAppended:
-            appended += 1
-            last_seq = data.seq
-            given = data.message.created_at
-            last_message_at_us = event.recorded_at if given is UNSET else parse_us(given)
-        elif type(data) is MessageRemoved:
-            removed += 1
-        else:
-            return None
-    last = events[-1]
-    return Tally(last.version, appended, removed, last_seq, last_message_at_us, last.recorded_at, last.position)
-
-
 def evolve(state: SessionState | None, events: Sequence[Event]) -> SessionState | None:
     """Fold a run of one session's *events*, in order, into its *state*; None is a session that nobody sees.
 
-    *events* are not empty. Pure, and the only place that knows what an event does to a session. An erased event
+    Pure. What `projections/sessions.py` does to rows, this does to a value, for deciding. An erased event
     leaves no trace: the erasure that follows it has taken the session away in any case.
     """
-    for structural, run in groupby(events, key=_is_structural):
-        if structural:
-            for event in run:
-                state = _change(state, event)
-        elif state is not None:
-            counted = tally(list(run))
-            state = state if counted is None else _count(state, counted)
+    for event in events:
+        state = _change(state, event)
     return state
 
 
-def _is_structural(event: Event) -> bool:
-    return type(event.data) not in (MessageAppended, MessageRemoved)
-
-
-def _count(state: SessionState, counted: Tally) -> SessionState:
-    last_message_at_us = counted.last_message_at_us
+def _appended(state: SessionState, event: Event, data: MessageAppended) -> SessionState:
+    given = data.message.created_at
     return msgspec.structs.replace(
         state,
-        version=counted.version,
-        message_count=state.message_count + counted.appended - counted.removed,
-        last_seq=state.last_seq if counted.last_seq is None else counted.last_seq,
-        last_message_at_us=state.last_message_at_us if last_message_at_us is None else last_message_at_us,
-        updated_at_us=counted.updated_at_us,
-        last_position=counted.last_position,
+        version=event.version,
+        message_count=state.message_count + 1,
+        last_seq=data.seq,
+        last_message_at_us=event.recorded_at if given is UNSET else parse_us(given),
+        updated_at_us=event.recorded_at,
+        last_position=event.position,
     )
 
 
@@ -132,12 +91,15 @@ def _change(state: SessionState | None, event: Event) -> SessionState | None:
         return _created(event, data)
     if state is None or isinstance(data, (SessionDeleted, SessionErased)):
         return None
+    if isinstance(data, MessageAppended):
+        return _appended(state, event, data)
+    values: dict[str, object] = {}
+    if isinstance(data, MessageRemoved):
+        values["message_count"] = state.message_count - 1
+    elif isinstance(data, SessionUpdated):
+        values = changed(state, data.changes)
     return msgspec.structs.replace(
-        state,
-        version=event.version,
-        updated_at_us=event.recorded_at,
-        last_position=event.position,
-        **(changed(state, data.changes) if isinstance(data, SessionUpdated) else {}),
+        state, version=event.version, updated_at_us=event.recorded_at, last_position=event.position, **values
     )
 
 

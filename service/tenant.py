@@ -14,7 +14,7 @@ from service.clock import format_us
 from service.commands import Command, ForkSession
 from service.committer import Committed, Submission
 from service.database import Connection
-from service.documents import event_document, message_document
+from service.documents import event_document, stored_message_document
 from service.errors import InvalidRequest, NotFound, TooLarge
 from service.events import Event, ForkedFrom, Message, MessageAppended, MessageRemoved, SessionCreated
 from service.idempotency import Answer, IdempotencyKey
@@ -150,7 +150,7 @@ class Tenant:
                 wanted = ledger.version_at(ledger_db, now.stream, time_us)
             if not 1 <= wanted <= now.version:
                 raise NotFound("version of this session")
-            past = history.replay(_events(ledger_db, now.stream, wanted))
+            past = history.replay(ledger_db, now.stream, to_version=wanted)
             try:
                 return self._view(past, _visible(past, self.tenant_id, session_id), newest)
             finally:
@@ -159,7 +159,7 @@ class Tenant:
         return await self._readers.run(query)
 
     def _view(self, views: Connection, state: SessionState, newest: int) -> SessionView:
-        rows = messages.page(views, state.stream, limit=newest + 1, newest_first=True)
+        rows = messages.page(views, state, limit=newest + 1, newest_first=True)
         found, more = take(rows, newest, bytes_max=self._settings.page_bytes_max)
         return SessionView(state, found[::-1], more)
 
@@ -187,7 +187,7 @@ class Tenant:
             state = _visible(views, self.tenant_id, session_id)
             rows = messages.page(
                 views,
-                state.stream,
+                state,
                 after=messages.FIRST if after is None else after,
                 before=messages.LAST if before is None else before,
                 limit=limit + 1,
@@ -202,7 +202,7 @@ class Tenant:
 
         def query(views: Connection, _ledger: Connection) -> tuple[int, bytes]:
             state = _visible(views, self.tenant_id, session_id)
-            found = messages.find(views, state.stream, message_id)
+            found = messages.find(views, state, message_id)
             if found is None:
                 raise NotFound("message")
             return state.version, found
@@ -305,7 +305,7 @@ def _answer_again(ledger_db: Connection, answer: Answer) -> Written:
     documents = {}
     for record in ledger.read_positions(ledger_db, answer.positions):
         if isinstance(record.event.data, MessageAppended):
-            documents[record.event.position] = message_document(record.event, record.event.data)
+            documents[record.event.position] = stored_message_document(record.event, record.event.data)
     if len(documents) < len(set(answer.positions)):
         raise NotFound("message")
     return Written(answer.version, None, [documents[position] for position in answer.positions], replayed=True)

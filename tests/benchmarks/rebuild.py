@@ -10,8 +10,9 @@ import msgspec
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, ratios
 from projections import messages, sessions
+from projections.build import BATCH_EVENTS
 from projections.projection import Projection
-from projections.views import BATCH_EVENTS, BUILT_IN, Views
+from projections.views import BUILT_IN, Views
 from service import database
 from service.database import Connection
 from service.events import MESSAGE_APPENDED, MessageAppended
@@ -78,7 +79,7 @@ def _by_hand(ledger_db: Connection, folder: Path) -> None:
     """Decode each message and insert it into a table like ours, with the same settings of SQLite."""
     name = str(folder / "by-hand.db")
     location = Location(name, memory=False)
-    db = database.open_views(name, location, Settings())
+    db = database.open_views(name, location, Settings(), ledger_db)
     database.prepare_bulk(db, location)
     db.execute(_TABLE)
     position, rows = 0, list[tuple[Any, ...]]()

@@ -13,11 +13,10 @@ from support.scenario import START_US, History, given, rows_after
 from support.store import Store, append, changes_of, create, delete, message, remove, update
 from support.tables import Rows, dump, dump_rebuilt
 
-from projections import feed, sessions
+from projections import batch, feed, sessions
 from projections.projection import Projection, load
-from projections.views import ViewsOutOfStep
-from service import ledger as ledger_module
-from service.errors import SettingsError
+from service.database import SQLError
+from service.errors import LedgerDamaged, SettingsError
 from service.events import (
     Event,
     EventData,
@@ -234,15 +233,36 @@ def test_a_rebuild_shows_what_was_there_and_goes_on(store: Store) -> None:
     assert dump(store.views.db) != before
 
 
-def test_events_that_do_not_continue_the_views_are_refused(store: Store) -> None:
-    """A gap, a repetition, another end: nothing is changed."""
+@pytest.mark.parametrize("beyond", [1, 1000])
+def test_views_are_not_taken_beyond_the_ledgers_end(store: Store, beyond: int) -> None:
+    """A batch has to be a run of events that are there: otherwise nothing is changed."""
     fill(store)
-    before, head = dump(store.views.db), ledger_module.head(store.ledger)
-    events = ledger_module.read_after(store.ledger, 0, 1000)
-    for wrong in (events, events[5:], [msgspec.structs.replace(events[-1], position=head.position + 2)]):
-        with pytest.raises(ViewsOutOfStep):
-            store.views.apply(wrong, head)
+    before = dump(store.views.db)
+    with pytest.raises(SQLError, match="run of known events"):
+        store.views.db.execute(batch.TAKE_TO, (store.views.position + beyond,))
     assert dump(store.views.db) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        ("UPDATE events SET type = 'message.invented' WHERE position = 4", "position 4 .*unknown"),
+        ("UPDATE events SET schema = 2 WHERE position = 4", "position 4 .*schema 2"),
+        ("UPDATE events SET payload = x'7b' WHERE position = 4", "position 4 cannot be read"),
+        ("""UPDATE events SET payload = CAST('{"a":1}' AS BLOB) WHERE position = 3""", "position 3 cannot be read"),
+        ("DELETE FROM events WHERE position = 4", "gap"),
+    ],
+)
+def test_a_ledger_that_cannot_be_read_is_not_built_from(ledger: Path, damage: str, what: str) -> None:
+    """The event is named, whether the views are made anew or behind; the views that were there stay."""
+    with Store(ledger) as store:
+        before = dump(store.views.db)
+        for guard in ("events_update", "events_delete"):
+            store.ledger.execute(f"DROP TRIGGER {guard}")
+        store.ledger.execute(damage)
+        with pytest.raises(LedgerDamaged, match=what):
+            store.views.rebuild(store.ledger)
+        assert dump(store.views.db) == before
 
 
 # A projection of one's own: tests/support/example_projection.py is what a user would write.
@@ -298,7 +318,7 @@ def said(seq: int, message_id: str) -> MessageAppended:
 
 
 COUNTS = "SELECT id, version, message_count, last_seq, last_position FROM sessions ORDER BY key"
-BODIES = "SELECT id, seq, body ->> '$.content' FROM messages ORDER BY position"
+BODIES = "SELECT id, seq, payload ->> '$.message.content' FROM messages ORDER BY position"
 
 
 def test_a_created_session_has_a_row() -> None:

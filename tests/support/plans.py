@@ -8,7 +8,11 @@ from service.database import Connection
 
 def scans(connection: Connection, sql: str) -> list[str]:
     """The steps of *sql*'s plan that read the whole of a real table or of one of its indexes."""
-    real = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    real = {
+        name
+        for (schema,) in connection.execute("SELECT name FROM pragma_database_list").fetchall()
+        for (name,) in connection.execute(f"SELECT name FROM {schema}.sqlite_schema WHERE type = 'table'")
+    }
     placeholders = (None,) * sql.count("?")
     details = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", placeholders)]
     aliases = dict(re.findall(r"(\w+) AS (\w+)", sql))

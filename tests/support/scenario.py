@@ -3,14 +3,23 @@
 from collections.abc import Sequence
 from typing import Self
 
-from projections import feed, messages, sessions
+from projections import batch, feed, messages, sessions
+from projections.build import apply_in_python
 from projections.projection import Projection
 from service import database
-from service.events import Event, EventData, type_of
+from service.events import Event, EventData, encode_payload, type_of
 from support.tables import Rows, dump
 
 BUILT_IN = (sessions.PROJECTION, messages.PROJECTION, feed.PROJECTION)
 START_US = 1_700_000_000_000_000
+
+
+# What of the ledger the programs of projections read.
+_LEDGER = """
+CREATE TABLE streams (key INTEGER PRIMARY KEY, tenant_id TEXT, session_id TEXT);
+CREATE TABLE events (position INTEGER PRIMARY KEY, stream INTEGER, version INTEGER, type TEXT, schema INTEGER,
+  recorded_at INTEGER, payload BLOB, leaf BLOB);
+"""
 
 
 class History:
@@ -49,14 +58,25 @@ class Scenario:
     def __init__(self, projections: Sequence[Projection] = BUILT_IN) -> None:
         self.db = database.open_memory()
         self._projections = projections
+        self.db.execute(_LEDGER)
+        self.db.execute("CREATE TABLE views (position INTEGER, target INTEGER, leaf BLOB)")
+        self.db.execute("INSERT INTO views VALUES (0, 0, x'')")
         for projection in projections:
             self.db.execute(projection.tables)
+        batch.prepare_advance(self.db, projections)
 
     def when(self, events: Sequence[Event]) -> Self:
         """Apply *events* as one batch."""
         with database.immediate(self.db):
-            for projection in self._projections:
-                projection.apply(self.db, events)
+            for event in events:
+                self.db.execute(
+                    "INSERT OR IGNORE INTO streams VALUES (?, ?, ?)", (event.stream, event.tenant_id, event.session_id)
+                )
+                payload = None if event.data is None else encode_payload(event.data)
+                row = (event.position, event.stream, event.version, event.type, 1, event.recorded_at, payload)
+                self.db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, x'00')", row)
+            self.db.execute(batch.TAKE_TO, (events[-1].position,))
+            apply_in_python(self.db, self._projections, events)
         return self
 
     def then(self, sql: str, rows: Rows) -> Self:
@@ -76,8 +96,8 @@ def given(events: Sequence[Event] = (), projections: Sequence[Projection] = BUIL
 def rows_after(batches: Sequence[Sequence[Event]], projections: Sequence[Projection] = BUILT_IN) -> dict[str, Rows]:
     """All rows after *batches*."""
     scenario = Scenario(projections)
-    for batch in batches:
-        scenario.when(batch)
+    for events in batches:
+        scenario.when(events)
     try:
         return dump(scenario.db)
     finally:

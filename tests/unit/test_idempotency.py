@@ -42,7 +42,7 @@ def used(store: Store) -> Store:
 @pytest.mark.parametrize("answer", [Answer(1, 1, None), Answer(1, 4, [2, 3, 7]), Answer(1, 1, [])])
 def test_a_key_finds_its_first_answer(used: Store, answer: Answer) -> None:
     """Of the session or of messages, in their order; for that tenant only."""
-    idempotency.remember(used.ledger, "a", KEY, answer, now_us=1)
+    idempotency.remember(used.ledger, [("a", KEY, answer)], now_us=1)
     assert idempotency.find(used.ledger, "a", KEY) == answer
     assert idempotency.find(used.ledger, "b", KEY) is None
     assert idempotency.find(used.ledger, "a", IdempotencyKey("K", KEY.fingerprint)) is None
@@ -50,7 +50,7 @@ def test_a_key_finds_its_first_answer(used: Store, answer: Answer) -> None:
 
 def test_a_key_with_another_request_is_refused(used: Store) -> None:
     """Another tenant's use of the same key is its own."""
-    idempotency.remember(used.ledger, "a", KEY, Answer(1, 1, None), now_us=1)
+    idempotency.remember(used.ledger, [("a", KEY, Answer(1, 1, None))], now_us=1)
     other = IdempotencyKey("k", fingerprint("POST", "/v1/sessions", b"other"))
     with pytest.raises(IdempotencyMismatch):
         idempotency.find(used.ledger, "a", other)
@@ -61,7 +61,7 @@ def test_old_keys_are_forgotten_oldest_first_and_young_ones_never(used: Store) -
     """At most so many at a time, and none from the time limit on."""
     for number in range(10):
         key = IdempotencyKey(f"k{number}", b"f")
-        idempotency.remember(used.ledger, "a", key, Answer(1, 1, None), now_us=number)
+        idempotency.remember(used.ledger, [("a", key, Answer(1, 1, None))], now_us=number)
 
     def left() -> list[str]:
         return [row[0] for row in used.ledger.execute("SELECT key FROM idempotency ORDER BY number")]
