@@ -17,6 +17,7 @@ from service.api.edge import EdgedLitestar
 from service.api.messages import MessagesController
 from service.api.sessions import SessionsController
 from service.api.state import Cursors, Services
+from service.checkpointer import Checkpointer
 from service.committer import hold
 from service.errors import DomainError
 from service.location import Location
@@ -83,7 +84,7 @@ def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar]
             reason = views.open(committer.ledger)
             if reason is not None and views.position:
                 log.warning("views rebuilt", reason=reason, position=views.position)
-            writer = Writer(committer, settings)
+            writer = Writer(committer, settings, Checkpointer(location, settings, views))
             readers = Readers(location, settings, views, on_damage=writer.repair)
             secret = ledger.identity(committer.ledger).encode()
             readings = _readings(writer, views, location)

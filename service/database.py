@@ -296,6 +296,33 @@ def checkpoint(connection: Connection, schema: str = "main") -> None:
     connection.wal_checkpoint(schema, mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
 
+def checkpoint_by_hand(connection: Connection) -> None:
+    """No more checkpoints inside commits: the caller sees to them."""
+    connection.wal_autocheckpoint(0)
+
+
+def pages_written(connection: Connection) -> int:
+    """The pages that this connection has written to its write-ahead logs so far."""
+    return connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0]
+
+
+def copy_back(connection: Connection, schema: str) -> None:
+    """Copy as much of a write-ahead log into its database as can be without waiting for anybody, and sync it."""
+    connection.wal_checkpoint(schema, mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+
+def copy_back_beside(name: str, location: Location, settings: Settings, *, passes: int) -> None:
+    """The same, *passes* times, with a connection of its own, while another one writes."""
+    connection = _open(
+        name, memory=location.memory, flags=apsw.SQLITE_OPEN_READWRITE, busy_timeout_ms=settings.busy_timeout_ms
+    )
+    try:
+        for _ in range(passes):
+            copy_back(connection, "main")
+    finally:
+        connection.close()
+
+
 @contextmanager
 def immediate(connection: Connection) -> Iterator[None]:
     """A write transaction that has its lock from the start; rolled back if the block raises.

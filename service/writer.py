@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from service import database, ledger
+from service.checkpointer import Checkpointer
 from service.clock import now_us
 from service.committer import Committed, Committer, Outcome, Replayed, Submission
 from service.errors import DomainError, OutcomeUnknown, Overloaded, RefusedToStart, StorageFull
@@ -53,8 +54,9 @@ class WriterStats:
 class Writer:
     """One thread with the committer, and the bounded queue before it."""
 
-    def __init__(self, committer: Committer, settings: Settings) -> None:
+    def __init__(self, committer: Committer, settings: Settings, checkpointer: Checkpointer) -> None:
         self.stats = WriterStats()
+        self._checkpointer = checkpointer
         self._committer = committer
         self._settings = settings
         self._queue: SimpleQueue[_Waiting | _Signal] = SimpleQueue()
@@ -70,6 +72,7 @@ class Writer:
     def start(self) -> None:
         """Start the thread. Call it from the event loop that requests come from."""
         self._loop = asyncio.get_running_loop()
+        self._checkpointer.start()
         self._thread.start()
 
     @property
@@ -113,6 +116,7 @@ class Writer:
         self._closing = True
         self._queue.put(_Signal.STOP)
         await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._checkpointer.close)
         await asyncio.to_thread(self._committer.close)
 
     def _run(self) -> None:
@@ -121,10 +125,17 @@ class Writer:
             if group:
                 outcomes = self._commit([waiting.submission for waiting in group])
                 self._hand_back(group, outcomes)
+                self._checkpoint()
             if signal is _Signal.REPAIR:
                 self._rebuild()
             elif signal is _Signal.STOP:
                 return
+
+    def _checkpoint(self) -> None:
+        try:
+            self._checkpointer.after_group(self._committer.ledger)
+        except (DomainError, database.SQLError):
+            log.exception("checkpoint failed")
 
     def _gather(self) -> tuple[list[_Waiting], _Signal | None]:
         """Wait for a command or a signal, then take all commands that wait behind it, up to the next signal."""
