@@ -35,6 +35,7 @@ def _second(seconds: int) -> str:
     return (EPOCH + dt.timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
 
 
+@lru_cache(maxsize=128)  # the events of one group share their time
 def format_us(time_us: int) -> str:
     """RFC 3339 section 5.6 with microseconds: `2024-05-15T15:00:00.000000Z`."""
     seconds, fraction_us = divmod(time_us, _US_PER_S)

@@ -84,6 +84,7 @@ class _Group:
 
     def __init__(self, position: int, states: dict[tuple[str, str], SessionState | None]) -> None:
         self.position = position
+        self.recorded_at = now_us()
         self.events: list[Event] = []
         self.streams: list[Stream] = []
         self.answers: list[tuple[str, IdempotencyKey, Answer]] = []
@@ -380,7 +381,6 @@ class Committer:
     ) -> list[Event]:
         """Give what was decided its positions and versions."""
         version = 0 if context.state is None else context.state.version
-        recorded_at = now_us()
         return [
             Event(
                 position=group.position + number,
@@ -389,7 +389,7 @@ class Committer:
                 session_id=submission.session_id,
                 version=version + number,
                 type=type_of(data),
-                recorded_at=recorded_at,
+                recorded_at=group.recorded_at,
                 actor=submission.actor,
                 request_id=submission.request_id,
                 data=data,

@@ -10,9 +10,9 @@ import msgspec
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, ratios
 from projections import messages, sessions
-from projections.build import BATCH_EVENTS
+from projections.build import BATCH_EVENTS, Builder
 from projections.projection import Projection
-from projections.views import BUILT_IN, Views
+from projections.views import BUILT_IN
 from service import database
 from service.database import Connection
 from service.events import MESSAGE_APPENDED, MessageAppended
@@ -67,12 +67,10 @@ def _speed(ledger: Path, way: Callable[[Connection], None]) -> float:
 
 
 def _rebuild(ledger_db: Connection, folder: Path, projections: Sequence[Projection]) -> None:
-    """`Views.rebuild` with only *projections*, into views of another name than those beside the ledger."""
-    views = Views(Location(str(folder / "rebuilt.db"), memory=False), Settings())
-    views.projections = tuple(projections)
-    views.rebuild(ledger_db)
-    views.close()
-    remove(views.name)
+    """Build a views file of only *projections*."""
+    name = str(folder / "rebuilt.db")
+    Builder(name, Location(name, memory=False), Settings(), projections).build(ledger_db).close()
+    remove(name)
 
 
 def _by_hand(ledger_db: Connection, folder: Path) -> None:

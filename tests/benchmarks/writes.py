@@ -80,7 +80,7 @@ def _single(bench: Bench, server: Server) -> Iterator[Figure]:
     least = [sync + post for sync, post in zip(syncs, nothings, strict=True)]
     for name, unit, values in (
         ("append: latency p50", "ms", appends),
-        ("nothing, same application: latency p50", "ms", nothings),
+        ("a handler that does nothing: latency p50", "ms", nothings),
         (f"fdatasync of {SYNC_BYTES} bytes: p50", "ms", syncs),
         ("append ÷ (nothing + fdatasync)", "ratio", ratios(appends, least)),
     ):

@@ -12,6 +12,7 @@ import pytest
 from support.store import Store, append, create, delete, message, run, submit
 
 from service import database
+from service.checkpointer import Checkpointer
 from service.commands import AppendMessages, CreateSession
 from service.committer import Committed, Committer, Outcome, Replayed, Submission
 from service.database import Connection
@@ -58,7 +59,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 @asynccontextmanager
 async def running(store: Store, gate: Gate | None = None) -> AsyncIterator[Writer]:
     """A writer on *store*, closed in the end."""
-    writer = Writer(store.committer, store.settings)
+    checkpointer = Checkpointer(store.location, store.settings, store.views)
+    writer = Writer(store.committer, store.settings, checkpointer)
     writer.start()
     try:
         yield writer
