@@ -245,7 +245,7 @@ def open_views(name: str, location: Location, settings: Settings, ledger: Connec
     It is disposable, so commits are not synced one by one.
     """
     connection = _open_writer(name, location, settings, synchronous="normal", page_bytes=VIEWS_PAGE_BYTES)
-    memory, file = f"file:{location.ledger}?vfs=memdb", ledger.filename
+    memory, file = f"file:{location.ledger}?vfs=memdb&mode=ro", ledger.filename
     try:
         connection.execute("ATTACH ? AS ledger", (memory if location.memory else f"{Path(file).as_uri()}?mode=ro",))
     except apsw.Error:

@@ -90,7 +90,7 @@ def status_of(settings: Settings) -> Status:
         db = database.open_reader(views.name, location, settings)
         reached = int(db.execute("SELECT position FROM views").get)
         sessions = int(db.execute("SELECT count(*) FROM sessions").get)
-        messages = int(db.execute("SELECT count(*) FROM messages WHERE body IS NOT NULL").get)
+        messages = int(db.execute("SELECT count(*) FROM messages WHERE payload IS NOT NULL").get)
         db.close()
     status = Status(
         ledger=location.ledger,

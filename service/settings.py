@@ -72,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     busy_timeout_ms: Positive = 5000
     """How long a connection waits for another one's lock."""
     wal_checkpoint_pages: Positive = 8000
-    """Pages of 4 KiB in a write-ahead log at which it is copied back into its database."""
+    """Pages written to the write-ahead logs at which they are copied back into their databases."""
     idempotency_days: Annotated[int, Meta(ge=7)] = 30
     """How long an Idempotency-Key is remembered, in days; the contract's floor is 7."""
     shutdown_timeout_ms: Positive = 10_000

@@ -21,7 +21,7 @@ STEPS = documents.steps(PAGE)
 HELP = [step for step in STEPS if step.command.endswith("--help")]
 FIELDS = {variable_of(field.name): field for field in msgspec.structs.fields(Settings)}
 REFUSALS = {"RefusedToStart", "LedgerDamaged", "LedgerLocked", "SettingsError"}
-UNITS = {"bytes": "bytes", "ms": "ms", "days": "days", "pages": "pages of 4 KiB"}
+UNITS = {"bytes": "bytes", "ms": "ms", "days": "days", "pages": "pages"}
 
 
 def sources() -> Iterator[ast.AST]:
