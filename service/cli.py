@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO
 
 import click
 import msgspec
@@ -13,33 +13,18 @@ import msgspec
 from service import __version__, exporter, importer, log, offline
 from service.errors import ChatledgerError, RefusedToStart
 from service.garbage import calm_garbage_collector
-from service.ids import ID_RULE, is_id
 from service.import_lines import Rejected
+from service.options import check_tenant, database_option, settings_with
 from service.progress import Progress
-from service.settings import Settings, load_settings
 
 REJECTED_SHOWN = 20
 """How many rejected sessions an import names; a wrong file has as many as lines."""
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="chatledger")
 def cli() -> None:
     """The system of record for chat: an append-only, verifiable event ledger with an HTTP API."""
-
-
-def database_option(function: F) -> F:
-    """Add `--database`."""
-    return click.option("--database", metavar="PATH", help="The ledger's file.  [default: DATABASE_PATH]")(function)
-
-
-def settings_with(**options: object) -> Settings:
-    """The environment's settings with the *options* that were given."""
-    settings = load_settings()
-    given = {name: value for name, value in options.items() if value is not None}
-    return msgspec.structs.replace(settings, **given)
 
 
 @cli.command()
@@ -70,7 +55,7 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
     It can be run again after an interruption: what is there already is passed over.
     """
     settings = settings_with(database_path=database)
-    _check_tenant(tenant)
+    check_tenant(tenant)
     source = importer.open_source(file, settings, tenant_id=tenant)
     with (
         offline.writing(settings) as committer,
@@ -116,7 +101,7 @@ def _say_rejected() -> Callable[[Rejected], None]:
 def export(database: str | None, tenant: str | None, events: bool, output: Path | None) -> None:  # noqa: FBT001
     """Write sessions as the JSON lines that import reads, or every event."""
     settings = settings_with(database_path=database)
-    _check_tenant(tenant)
+    check_tenant(tenant)
     with offline.reading(settings) as (views, ledger_db), _output(output) as file:
         if events:
             lines, unit = exporter.event_lines(ledger_db, tenant_id=tenant), "events"
@@ -169,11 +154,6 @@ def status(database: str | None, as_json: bool) -> None:  # noqa: FBT001
     for name, value in msgspec.structs.asdict(found).items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
         click.echo(f"{name.replace('_', ' '):<18}{'-' if value is None else shown}")
-
-
-def _check_tenant(tenant: str | None) -> None:
-    if tenant is not None and not is_id(tenant):
-        raise click.BadParameter(f"{ID_RULE}.", param_hint="--tenant")
 
 
 def main() -> None:

@@ -1,0 +1,30 @@
+"""What the commands of the command line have in common: options, and the settings that they change."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from service.ids import ID_RULE, is_id
+from service.settings import Settings, load_settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def database_option(function: F) -> F:
+    """Add `--database`."""
+    return click.option("--database", metavar="PATH", help="The ledger's file.  [default: DATABASE_PATH]")(function)
+
+
+def settings_with(**options: object) -> Settings:
+    """The environment's settings with the *options* that were given."""
+    settings = load_settings()
+    given = {name: value for name, value in options.items() if value is not None}
+    return msgspec.structs.replace(settings, **given)
+
+
+def check_tenant(tenant: str | None) -> None:
+    """Refuse what is no tenant's id."""
+    if tenant is not None and not is_id(tenant):
+        raise click.BadParameter(f"{ID_RULE}.", param_hint="--tenant")
