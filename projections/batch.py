@@ -48,18 +48,19 @@ END;
 """
 _APPEND = """
 DROP VIEW IF EXISTS temp.append;
-CREATE TEMP VIEW append AS SELECT *, FALSE AS is_last FROM events;
+CREATE TEMP VIEW append AS SELECT *, x'' AS frontier FROM events;
 CREATE TEMP TRIGGER append_event INSTEAD OF INSERT ON append BEGIN
   INSERT INTO events VALUES (NEW.position, NEW.stream, NEW.version, NEW.type, NEW.schema, NEW.recorded_at, NEW.actor,
     NEW.request_id, NEW.payload, NEW.salt, NEW.leaf);
-  INSERT INTO advance SELECT NEW.position WHERE NEW.is_last;
+  UPDATE tree SET size = NEW.position, frontier = NEW.frontier WHERE NEW.frontier IS NOT NULL;
+  INSERT INTO advance SELECT NEW.position WHERE NEW.frontier IS NOT NULL;
 END;
 """
 TAKE_TO = "INSERT INTO advance VALUES (?)"
 """Takes the views to a position."""
 APPEND = Bulk("INSERT INTO append", f"({', '.join('?' * 12)})")
-"""Appends events to the ledger, a row as `events` has it with `is_last` behind it; behind the last one, the views
-are taken to its position."""
+"""Appends events to the ledger: rows as `events` has them, with the tree's frontier behind the last one and NULL behind
+the others. With the last one the tree grows, and the views are taken to its position."""
 
 
 def prepare(db: Connection, projections: Sequence[Projection], *, which: str) -> None:

@@ -11,7 +11,7 @@ from litestar.openapi.config import OpenAPIConfig
 
 from projections.views import Views
 from service import __version__, ledger, metrics
-from service.api import audit, health, page, problems
+from service.api import audit, evidence, health, page, problems
 from service.api.call import Call
 from service.api.edge import EdgedLitestar
 from service.api.messages import MessagesController
@@ -25,6 +25,8 @@ from service.log import set_up
 from service.metrics import HttpMetrics, Reading
 from service.readers import Readers
 from service.settings import Settings, load_settings
+from service.signing import signer_of
+from service.transparency import TransparencyLog
 from service.writer import Writer
 
 log = structlog.get_logger("chatledger")
@@ -49,6 +51,10 @@ def create_app(settings: Settings | None = None) -> Litestar:
             MessagesController,
             audit.list_session_events,
             audit.list_events,
+            evidence.show_proof,
+            evidence.show_head,
+            evidence.show_checkpoint,
+            evidence.show_tile,
             health.live,
             health.ready,
             health.show_metrics,
@@ -86,13 +92,15 @@ def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar]
                 log.warning("views rebuilt", reason=reason, position=views.position)
             writer = Writer(committer, settings, Checkpointer(location, settings, views))
             readers = Readers(location, settings, views, on_damage=writer.repair)
-            secret = ledger.identity(committer.ledger).encode()
+            ledger_id = ledger.identity(committer.ledger)
+            signer = signer_of(location, settings, ledger_id)
             readings = _readings(writer, views, location)
             app.services = Services(
                 settings=settings,
                 writer=writer,
                 readers=readers,
-                cursors=Cursors(secret),
+                log=TransparencyLog(readers, signer, ledger_id),
+                cursors=Cursors(ledger_id.encode()),
                 registry=metrics.registry_of(http, readings),
             )
             writer.start()

@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from service import __version__, exporter, importer, log, offline
+from service.cli_verify import verify
 from service.errors import ChatledgerError, RefusedToStart
 from service.garbage import calm_garbage_collector
 from service.import_lines import Rejected
@@ -140,6 +141,9 @@ def replay(database: str | None) -> None:
         with Progress("replay", unit="events") as progress:
             views.rebuild(ledger_db, progress.update)
         click.echo(f"{views.position} events replayed into {views.name}")
+
+
+cli.add_command(verify)
 
 
 @cli.command()

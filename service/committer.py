@@ -16,7 +16,7 @@ from projections import sessions as session_rows
 from projections.batch import APPEND
 from projections.build import ProjectionFailed, apply_in_python, in_python
 from projections.views import Views
-from service import database, idempotency, ledger
+from service import database, idempotency, ledger, tree
 from service.clock import now_us
 from service.commands import (
     Command,
@@ -35,6 +35,7 @@ from service.events import Event, MessageAppended, MessageRemoved, type_of
 from service.idempotency import Answer, IdempotencyKey
 from service.ledger import Record, Stream
 from service.location import Location, exclusive
+from service.merkle import Frontier
 from service.settings import Settings
 from service.state import SessionState, evolve
 
@@ -172,6 +173,7 @@ class Committer:
         # the ledger's lock, and if somebody did, the guard on positions would refuse our next event.
         self._in_step = False
         self._next_stream = 1
+        self._tree = Frontier()
 
     @property
     def is_open(self) -> bool:
@@ -194,6 +196,7 @@ class Committer:
         connection = database.open_ledger(self._location, self._settings)
         try:
             ledger.check_tail(connection)
+            tree.open_tree(connection, ledger.head(connection).position)
         except LedgerDamaged:
             connection.close()
             raise
@@ -234,6 +237,7 @@ class Committer:
             if not self._in_step or len(states) > KNOWN_STATES_MAX:
                 self._follow()
                 states, self._next_stream = {}, ledger.next_stream(self.ledger)
+                self._tree = tree.read(self.ledger)
             self._in_step = False
             group = _Group(self.views.position, states)
             # Decided outside of a transaction: this process alone writes, so nothing that is read here can change.
@@ -254,13 +258,17 @@ class Committer:
 
     def _write(self, group: _Group, records: Sequence[Record]) -> None:
         """Write a group into the ledger and the views: one transaction, the ledger's file first."""
-        rows = [(*row, False) for row in ledger.rows(records)]
+        grown = self._tree.copy()
+        completed = grown.append([record.leaf for record in records])
+        rows = [(*row, None) for row in ledger.rows(records)]
         if rows:
-            rows[-1] = (*rows[-1][:-1], True)
-        if group.streams or group.answers or in_python(self.views.projections) or len(rows) > APPEND.ROWS_MAX:
+            rows[-1] = (*rows[-1][:-1], grown.encode())
+        simple = not (completed or group.streams or group.answers or in_python(self.views.projections))
+        if not simple or len(rows) > APPEND.ROWS_MAX:
             with database.immediate(self.ledger):
                 ledger.write_streams(self.ledger, group.streams)
                 APPEND.execute(self.ledger, rows)
+                tree.extend_tiles(self.ledger, completed)
                 apply_in_python(self.ledger, self.views.projections, group.events)
                 self._remember(group)
         else:
@@ -268,6 +276,7 @@ class Committer:
             # for the interpreter lock.
             with database.autocommit():
                 APPEND.execute(self.ledger, rows)
+        self._tree = grown
 
     def _remember(self, group: _Group) -> None:
         """Keep the answers to new Idempotency-Keys, and forget old ones at twice the pace, so that none pile up."""

@@ -155,3 +155,7 @@ class LedgerLocked(RefusedToStart):
 
 class SettingsError(RefusedToStart):
     """A setting has a wrong value; the message names it."""
+
+
+class UnsoundProof(ChatledgerError):
+    """A checkpoint, key or proof does not show what it is to show; the message says why."""

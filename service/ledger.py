@@ -35,6 +35,7 @@ _READ_STREAM_ROWS = """SELECT position, stream, version, type, schema, recorded_
   WHERE stream = ? AND version > ? AND version <= ? ORDER BY version LIMIT ?"""
 _OWNER = "SELECT tenant_id, session_id FROM streams WHERE key = ?"
 _READ_POSITIONS = f"{_COLUMNS} WHERE e.position IN (SELECT value FROM json_each(?)) ORDER BY e.position"
+_COMMITMENT = "SELECT commitment FROM commitments WHERE position = ?"
 _VERSION_AT = "SELECT max(version) FROM events WHERE stream = ? AND recorded_at <= ?"
 
 _ERASED_LATER = """SELECT EXISTS (SELECT 1 FROM events
@@ -99,20 +100,40 @@ def _seal(event: Event, salt: bytes) -> Record:
 
 def leaf_of(event: Event, schema: int, committed: bytes) -> bytes:
     """The leaf of *event*, whose payload has the commitment *committed*."""
-    return leaf_hash(
-        LeafRecord(
-            actor=event.actor,
-            commitment=committed.hex(),
-            position=event.position,
-            recorded_at=event.recorded_at,
-            request_id=event.request_id,
-            schema=schema,
-            session=event.session_id,
-            tenant=event.tenant_id,
-            type=event.type,
-            version=event.version,
-        )
+    return leaf_hash(leaf_record(event, schema, committed))
+
+
+def leaf_record(event: Event, schema: int, committed: bytes) -> LeafRecord:
+    """What the tree says of *event*, whose payload has the commitment *committed*."""
+    return LeafRecord(
+        actor=event.actor,
+        commitment=committed.hex(),
+        position=event.position,
+        recorded_at=event.recorded_at,
+        request_id=event.request_id,
+        schema=schema,
+        session=event.session_id,
+        tenant=event.tenant_id,
+        type=event.type,
+        version=event.version,
     )
+
+
+@_reading()
+def commitment_of(connection: Connection, record: Record) -> bytes:
+    """What the tree is committed to of *record*'s payload: computed, or kept where the payload was erased.
+
+    Raises:
+        LedgerDamaged: the payload is gone, and so is what stood for it.
+    """
+    if record.payload is not None and record.salt is not None:
+        return commitment(record.salt, record.payload)
+    row = connection.execute(_COMMITMENT, (record.event.position,)).fetchone()
+    if row is None:
+        raise LedgerDamaged(
+            f"The payload of the event at position {record.event.position} is gone, and nobody erased it."
+        )
+    return bytes(row[0])
 
 
 def rows(records: Sequence[Record]) -> Iterator[tuple[Any, ...]]:

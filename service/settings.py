@@ -38,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The least level that is logged; `info` has a line for each request."""
     projections: str = ""
     """Further projections as `module:name`, separated by commas."""
+    signing_key: str = ""
+    """The file of the Ed25519 key that signs tree heads, made if it is not there. Empty: the ledger's + `.key`."""
     allow_network_filesystem: bool = False
     """Serve a ledger on a network file system although SQLite's locks may not hold there."""
 
@@ -63,6 +65,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The most bytes of messages or events in one answer; a page ends before it, but has at least one."""
     fork_bytes_max: Positive = 64 * 1024 * 1024
     """The most bytes of messages that a fork copies; beyond it 413."""
+    proof_events_max: Positive = 10_000
+    """The most events of a session for which there is a proof bundle; beyond it 400."""
+    proof_bytes_max: Positive = 64 * 1024 * 1024
+    """The most bytes of payloads in a proof bundle; beyond it 413."""
     readers: Annotated[int, Meta(ge=1, le=64)] = 4
     """The number of read-only connections."""
     queue_reads_max: Positive = 1024

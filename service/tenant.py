@@ -9,7 +9,7 @@ from itertools import islice
 import msgspec
 
 from projections import feed, history, messages, sessions
-from service import idempotency, ledger
+from service import bundle, idempotency, ledger
 from service.clock import format_us
 from service.commands import Command, ForkSession
 from service.committer import Committed, Submission
@@ -22,6 +22,7 @@ from service.intake import message_bytes
 from service.ledger import Record
 from service.readers import Readers
 from service.settings import Settings
+from service.signing import Signer
 from service.state import NO_TRAITS, SessionState, evolve
 from service.writer import Writer
 
@@ -226,6 +227,35 @@ class Tenant:
             return EventPage(shown, after + len(shown), more, version)
 
         return await self._readers.run(query)
+
+    async def proof(self, session_id: str, signer: Signer) -> bytes:
+        """The proof bundle of a session, deleted and erased ones included.
+
+        Raises:
+            NotFound: there never was such a session.
+            TooLarge: it has more events, or more bytes of them, than go into one bundle.
+        """
+
+        def query(_views: Connection, ledger_db: Connection) -> bytes:
+            stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
+            if stream is None:
+                raise NotFound("session")
+            return bundle.make(ledger_db, self._bundled(ledger_db, stream), signer)
+
+        return await self._readers.run(query)
+
+    def _bundled(self, ledger_db: Connection, stream: int) -> list[Record]:
+        settings, size_bytes = self._settings, 0
+        records = list(ledger.read_stream(ledger_db, stream, limit=settings.proof_events_max + 1))
+        if len(records) > settings.proof_events_max:
+            raise InvalidRequest(
+                f"The session has more than {settings.proof_events_max} events: too many for a bundle."
+            )
+        for record in records:
+            size_bytes += len(record.payload or b"")
+            if size_bytes > settings.proof_bytes_max:
+                raise TooLarge("session's history", limit_bytes=settings.proof_bytes_max)
+        return records
 
     async def events(self, *, after: int, limit: int, event_type: str | None) -> EventPage:
         """The tenant's events behind a position, in ledger order."""

@@ -21,7 +21,8 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "PUT", "OPTIONS"
 _NO_METHOD = "NONE"
 _NO_PATH = "/no-such-path"
 _REQUEST_ID = b"x-request-id"
-_HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+_NO_STORE = (b"cache-control", b"no-store")
+_NO_SNIFF = (b"x-content-type-options", b"nosniff")
 
 
 class EdgedLitestar(Litestar):
@@ -68,7 +69,9 @@ class EdgedLitestar(Litestar):
                 if options and status == HTTPStatus.METHOD_NOT_ALLOWED:
                     status = message["status"] = HTTPStatus.NO_CONTENT
                     message["headers"] = [pair for pair in message["headers"] if pair[0] == b"allow"]
-                headers = [*message["headers"], *_HEADERS, (_REQUEST_ID, request_id.encode())]
+                headers = [*message["headers"], _NO_SNIFF, (_REQUEST_ID, request_id.encode())]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append(_NO_STORE)
                 message["headers"] = headers
             elif (head or status == HTTPStatus.NO_CONTENT) and message["type"] == "http.response.body":
                 message["body"] = b""

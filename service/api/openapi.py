@@ -211,6 +211,8 @@ LIST_SESSION_EVENTS = _describe(
     about_session=True,
 )
 LIST_EVENTS = _describe(answers={200: "EventPage"}, problems=("invalid-request",))
+GET_SESSION_PROOF = _describe(answers={200: "ProofBundle"}, problems=("invalid-request", "not-found", "too-large"))
+GET_LEDGER_HEAD = _describe(answers={200: "LedgerHead"}, problems=("invalid-request",), headers=())
 LIVE = _describe(answers={200: "Health"}, headers=())
 READY = _describe(answers={200: "Health", 503: "Health"}, headers=())
 METRICS = _describe(answers={200: "text"}, headers=())

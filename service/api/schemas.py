@@ -12,6 +12,7 @@ ID: JsonSchema = {"type": "string", "pattern": ID_PATTERN}
 TEXT: JsonSchema = {"type": "string"}
 TEXT_OR_NULL: JsonSchema = {"type": ["string", "null"]}
 _VERSION: JsonSchema = {"type": "integer", "minimum": 1}
+_HASH: JsonSchema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _OBJECT: JsonSchema = {"type": "object"}
 _OBJECT_OR_NULL: JsonSchema = {"type": ["object", "null"]}
 _OBJECTS_OR_NULL: JsonSchema = {"type": ["array", "null"], "items": {"type": "object"}}
@@ -181,6 +182,46 @@ SCHEMAS: dict[str, JsonSchema] = {
         ("data", "has_more"),
     ),
     "MessageList": _object({"data": {"type": "array", "items": ref("Message")}}, ("data",)),
+    "ProofBundle": _object(
+        {
+            "format": {"const": "chatledger-bundle-v1"},
+            "public_key": TEXT,
+            "checkpoint": {**TEXT, "description": "A C2SP tlog-checkpoint: the signed tree head."},
+            "events": {"type": "array", "items": ref("ProvenEvent")},
+        },
+        ("format", "public_key", "checkpoint", "events"),
+    ),
+    "ProvenEvent": _object(
+        {
+            "actor": TEXT,
+            "commitment": _HASH,
+            "payload": {**TEXT_OR_NULL, "description": "The payload's bytes as text; null once erased."},
+            "position": _VERSION,
+            "proof": {"type": "array", "items": TEXT, "description": "The audit path, each hash in Base64."},
+            "recorded_at": {"type": "integer", "description": "Microseconds since the epoch."},
+            "request_id": TEXT_OR_NULL,
+            "salt": {"type": ["string", "null"], "pattern": "^[0-9a-f]{32}$"},
+            "schema": _VERSION,
+            "session": ID,
+            "tenant": TEXT,
+            "type": TEXT,
+            "version": _VERSION,
+        },
+        (
+            *("actor", "commitment", "payload", "position", "proof", "recorded_at", "request_id", "salt", "schema"),
+            *("session", "tenant", "type", "version"),
+        ),
+    ),
+    "LedgerHead": _object(
+        {
+            "ledger_id": TEXT,
+            "size": {"type": "integer", "minimum": 0},
+            "root": _HASH,
+            "checkpoint": {**TEXT, "description": "A C2SP tlog-checkpoint: the signed tree head."},
+            "public_key": {**TEXT, "description": "The verifier key: name, key id and key of C2SP signed-note."},
+        },
+        ("ledger_id", "size", "root", "checkpoint", "public_key"),
+    ),
     "EventPage": _object(
         {
             "data": {"type": "array", "items": ref("Event")},

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from service.errors import InvalidRequest
 from service.readers import Readers
 from service.settings import Settings
+from service.transparency import TransparencyLog
 from service.writer import Writer
 
 _POSITION_BYTES = 8
@@ -22,6 +23,7 @@ class Services(msgspec.Struct, frozen=True):
     settings: Settings
     writer: Writer
     readers: Readers
+    log: TransparencyLog
     cursors: "Cursors"
     registry: CollectorRegistry
 

@@ -133,9 +133,16 @@ def test_a_damaged_tail_is_refused(ledger: Path, change: str) -> None:
     assert_refused(ledger, "ledger|event", LedgerDamaged)
 
 
-def test_a_cut_tail_is_noticed_by_the_views(ledger: Path) -> None:
-    """The newest event is gone: the ledger by itself is whole, but the views have seen more than it has."""
+def test_a_cut_tail_is_noticed_by_the_tree(ledger: Path) -> None:
+    """The newest event is gone: the tree over the leaves has one more than there are."""
     edit(ledger, "DELETE FROM events WHERE position = 3")
+    assert_refused(ledger, "3 leaves.*2 events", LedgerDamaged)
+
+
+def test_a_tail_that_was_cut_with_its_tree_is_noticed_by_the_views(ledger: Path) -> None:
+    """Whoever did it made the tree fit: the ledger by itself is whole, but the views have seen more than it has."""
+    edit(ledger, "DELETE FROM events WHERE position = 3")
+    edit(ledger, "UPDATE tree SET size = 0, frontier = x''")
     with Store(ledger) as store:
         assert store.rebuilt == "the views were ahead of the ledger"
 

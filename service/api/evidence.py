@@ -1,0 +1,83 @@
+"""Evidence: a session's proof bundle, the ledger's signed head, and the tree in the layout of C2SP tlog-tiles."""
+
+import re
+
+import msgspec
+from litestar import get
+from litestar.params import FromPath
+
+from service.api import openapi
+from service.api.answer import Answer
+from service.api.call import Call
+from service.errors import NotFound
+from service.tree import TILE_HASHES
+
+_TEXT = b"text/plain; charset=utf-8"
+_BYTES = b"application/octet-stream"
+_FOR_EVER = (b"cache-control", b"public, max-age=31536000, immutable")
+
+# The number of a tile in groups of three digits, all but the last with an x before it, and the width of a partial one.
+_PLACE = re.compile(r"/?((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
+
+
+class LedgerHead(msgspec.Struct, frozen=True):
+    """The tree head: `root` in hexadecimal, and both again in the signed checkpoint."""
+
+    ledger_id: str
+    size: int
+    root: str
+    checkpoint: str
+    public_key: str
+
+
+@get(
+    "/v1/sessions/{session_id:str}/proof",
+    operation_id="getSessionProof",
+    operation_class=openapi.GET_SESSION_PROOF,
+    tags=("Audit",),
+)
+async def show_proof(request: Call, session_id: FromPath[str]) -> Answer:
+    """Read a session's proof bundle, also once it is deleted or erased."""
+    request.refuse_unknown_query()
+    return Answer(await request.tenant().proof(session_id, request.services.log.signer))
+
+
+@get("/v1/ledger/head", operation_id="getLedgerHead", operation_class=openapi.GET_LEDGER_HEAD, tags=("Audit",))
+async def show_head(request: Call) -> Answer:
+    """Read the ledger's size, root and signed checkpoint."""
+    request.refuse_unknown_query()
+    log = request.services.log
+    size, root, checkpoint = await log.head()
+    return Answer(msgspec.json.encode(LedgerHead(log.ledger_id, size, root.hex(), checkpoint, log.public_key)))
+
+
+@get("/tlog/checkpoint", include_in_schema=False)
+async def show_checkpoint(request: Call) -> Answer:
+    """The signed head alone."""
+    _, _, checkpoint = await request.services.log.head()
+    return Answer(checkpoint.encode(), content_type=_TEXT)
+
+
+@get("/tlog/tile/{level:str}/{place:path}", include_in_schema=False)
+async def show_tile(request: Call, level: FromPath[str], place: FromPath[str]) -> Answer:
+    """A tile of hashes, or of entries: whole ones never change."""
+    number, width = _place(place)
+    log = request.services.log
+    if level == "entries":
+        found = await log.entries(number, width)
+    elif re.fullmatch(r"[0-9]|[1-5][0-9]|6[0-3]", level):
+        found = await log.tile(int(level), number, width)
+    else:
+        raise NotFound("tile")
+    return Answer(found, content_type=_BYTES, headers=[_FOR_EVER])
+
+
+def _place(place: str) -> tuple[int, int]:
+    """The tile's number and how many of its hashes are wanted."""
+    found = _PLACE.fullmatch(place)
+    if found is None:
+        raise NotFound("tile")
+    width = TILE_HASHES if found[2] is None else int(found[2])
+    if found[2] is not None and width >= TILE_HASHES:
+        raise NotFound("tile")
+    return int(found[1].replace("x", "").replace("/", "")), width
