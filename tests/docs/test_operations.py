@@ -145,4 +145,4 @@ def test_the_files_are_those_of_the_page(tmp_path: Path) -> None:
     views = "ledger.db.views.000001.db"
     assert set(running) - {views + "-wal", views + "-shm"} <= shown
     assert set(running.values()) == {0}
-    assert left == {"ledger.db", "ledger.db.lock", views}
+    assert left == {"ledger.db", "ledger.db.key", "ledger.db.lock", views}
