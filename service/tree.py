@@ -1,7 +1,6 @@
 """The tree in the ledger: read, kept up with each append, built from the leaves; nodes and tiles out of it."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from service import database
 from service.database import Connection
@@ -77,30 +76,44 @@ class Nodes:
     def __init__(self, connection: Connection, size: int) -> None:
         self.size = size
         self._connection = connection
-        self.node = lru_cache(maxsize=100_000)(self._node)
-        self._hashes = lru_cache(maxsize=1_000)(self._read_tile)
+        self._rows: dict[tuple[int, int], list[list[bytes]]] = {}
 
     def tile(self, level: int, number: int) -> list[bytes]:
         """The hashes of a tile as far as the tree reaches: 256, fewer, or none."""
         complete = (self.size >> TILE_HEIGHT * level) - number * TILE_HASHES
-        return self._hashes(level, number)[: max(0, complete)]
+        return self._read(level, number)[: max(0, complete)]
 
-    def _read_tile(self, level: int, number: int) -> list[bytes]:
+    def node(self, height: int, index: int) -> bytes:
+        """The root of the perfect subtree number *index* of 2^*height* leaves.
+
+        Raises:
+            LedgerDamaged: it is not there, though the tree is said to be of that size.
+        """
+        level, above = divmod(height, TILE_HEIGHT)
+        number, place = divmod(index, TILE_HASHES >> above)
+        row = self._tile_rows(level, number)[above]
+        if place >= len(row):
+            raise LedgerDamaged(f"The ledger's tree has no hash {index} at height {height}.")
+        return row[place]
+
+    def root(self) -> bytes:
+        """The root of the tree, by way of its tiles."""
+        return range_root(self.node, 0, self.size) if self.size else fold([])
+
+    def _tile_rows(self, level: int, number: int) -> list[list[bytes]]:
+        """A tile's hashes, and above them row by row the nodes over each two, up to below its root."""
+        rows = self._rows.get((level, number))
+        if rows is None:
+            rows = [self._read(level, number)]
+            for _ in range(TILE_HEIGHT - 1):
+                below = rows[-1]
+                rows.append([node_hash(left, right) for left, right in zip(below[::2], below[1::2], strict=False)])
+            self._rows[level, number] = rows
+        return rows
+
+    def _read(self, level: int, number: int) -> list[bytes]:
         if level == 0:
             return _leaves(self._connection, number * TILE_HASHES, (number + 1) * TILE_HASHES)
         row = self._connection.execute(_TILE, (level, number)).fetchone()
         hashes: bytes = b"" if row is None else row[0]
         return [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
-
-    def _node(self, height: int, index: int) -> bytes:
-        level, above = divmod(height, TILE_HEIGHT)
-        if above:
-            return node_hash(self.node(height - 1, 2 * index), self.node(height - 1, 2 * index + 1))
-        tile = self._hashes(level, index // TILE_HASHES)
-        if index % TILE_HASHES >= len(tile):
-            raise LedgerDamaged(f"The ledger's tree has no hash {index} at level {level}.")
-        return tile[index % TILE_HASHES]
-
-    def root(self) -> bytes:
-        """The root of the tree, by way of its tiles."""
-        return range_root(self.node, 0, self.size) if self.size else fold([])

@@ -29,16 +29,16 @@ class GeneratingFailed(Exception):
 def ledger(path: Path, conversations: list[Conversation], *, events: int) -> None:
     """Make a ledger of exactly *events* events at *path*, with its views, and close it."""
     with offline.writing(Settings(database_path=str(path))) as committer:
-        submissions = islice(_live(conversations), events)
-        while group := list(islice(submissions, GROUP_COMMANDS)):
+        coming = islice(submissions(conversations), events)
+        while group := list(islice(coming, GROUP_COMMANDS)):
             for outcome in committer.commit(group):
                 if not isinstance(outcome, Committed):
                     raise GeneratingFailed(f"{outcome}")
 
 
-def _live(conversations: list[Conversation]) -> Iterator[Submission]:
+def submissions(conversations: list[Conversation], *, prefix: str = "") -> Iterator[Submission]:
     """Without end: sessions that begin, get a message each in turn, and make place for the next."""
-    coming = _sessions(conversations)
+    coming = _sessions(conversations, prefix)
     under_way = deque(islice(coming, OPEN_SESSIONS))
     while True:
         session = under_way.popleft()
@@ -50,19 +50,18 @@ def _live(conversations: list[Conversation]) -> Iterator[Submission]:
             under_way.append(session)
 
 
-def _sessions(conversations: list[Conversation]) -> Iterator[Iterator[Submission]]:
+def _sessions(conversations: list[Conversation], prefix: str) -> Iterator[Iterator[Submission]]:
     inputs = [[_input(message) for message in found.messages] for found in conversations]
     for copy in count():
         for conversation, messages in zip(conversations, inputs, strict=True):
-            yield _session(conversation, messages, copy)
+            yield _session(conversation, messages, f"{prefix}{conversation.id}.{copy}")
 
 
 def _input(message: dict[str, Any]) -> MessageInput:
     return msgspec.json.decode(msgspec.json.encode(without_ids(message)), type=MessageInput)
 
 
-def _session(conversation: Conversation, messages: list[MessageInput], copy: int) -> Iterator[Submission]:
-    session_id = f"{conversation.id}.{copy}"
+def _session(conversation: Conversation, messages: list[MessageInput], session_id: str) -> Iterator[Submission]:
     create = CreateSession(user_id=conversation.user_id, traits=msgspec.Raw(msgspec.json.encode(conversation.traits)))
     yield _submission(session_id, create)
     for given in messages:

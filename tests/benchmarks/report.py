@@ -26,6 +26,9 @@ look at the ratios first.
   anew, up to the sync of the finished file. *By hand* is a loop that decodes each message's payload with msgspec and
   inserts it into a table with the same columns and indexes as `messages`, one row a statement, under the same
   settings of SQLite; it knows no sessions and uses one core.
+- **Proofs**: `chatledger verify` of that ledger, without the start of the process; the proof bundle of events as far
+  apart as those of one session are; groups of appends of {open_sessions} sessions through the writer's own code, with
+  the tree over the leaves and with one that only counts (the bar is 15 % more time).
 - **Import and batches**: `chatledger import` of JSON lines, from the start of the process to its end; and requests
   with 100 messages each.
 - **One append at a time**: what nobody can go below is a request that does nothing and one sync of the disk.
