@@ -133,6 +133,21 @@ def test_idle_connections_do_not_hold_up_a_stop(tmp_path: Path) -> None:
                 client.close()
 
 
+def test_somebody_who_reads_the_ledger_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    """An open read transaction of another process: the write-ahead log stays, exit code 0, and nothing is lost."""
+    path = tmp_path / "ledger.db"
+    with Server(path) as server, server.client() as client:
+        assert client.post("/v1/sessions", json={"id": "s"}).status_code == 201
+        reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM events").get == 1
+        assert client.post("/v1/sessions", json={"id": "t"}).status_code == 201
+        assert server.stop() == 0, server.stderr
+        reader.close()
+        with server.start().client() as again:
+            assert [again.get(f"/v1/sessions/{name}").status_code for name in "st"] == [200, 200]
+
+
 def test_a_stalled_upload_holds_up_a_stop_for_the_timeout_only(tmp_path: Path) -> None:
     """A client that stops in the middle of a body is waited for no longer than the shutdown timeout."""
     settings = {"CHATLEDGER_SHUTDOWN_TIMEOUT_MS": "1000"}
