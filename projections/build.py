@@ -19,6 +19,12 @@ from service.settings import Settings
 BATCH_EVENTS = 2_000
 """A batch of events and what becomes of it stay in the processor's cache; ten times as many took a fifth longer."""
 ASIDE = ".aside"
+LITTLE_EVENTS = 500
+"""So many events are applied in some milliseconds: the writer can wait for them, between two groups."""
+ROUNDS_MAX = 100
+"""Each round takes what came in during the one before, which is less each time; if not, the writer waits for more."""
+STOP_STEPS = 1_000_000
+"""SQLite's virtual-machine steps between two looks whether to stop: some 20 ms, so that it costs nothing."""
 
 _TABLES = """
 CREATE TABLE views (
@@ -43,6 +49,13 @@ class ProjectionFailed(ChatledgerError):
     def __init__(self, name: str) -> None:
         super().__init__(f"The projection {name!r} failed; the views cannot follow the ledger.")
         self.name = name
+
+
+class BuildStopped(ChatledgerError):
+    """Somebody had a build stopped before its end; its file is to be removed."""
+
+    def __init__(self) -> None:
+        super().__init__("The rebuild was stopped before its end.")
 
 
 def versions_of(projections: Sequence[Projection]) -> str:
@@ -104,9 +117,36 @@ class Builder:
         self._projections = projections
         self._stopped = threading.Event()
 
-    def build(self, ledger_db: Connection, progress: Progress | None = None) -> Connection:
-        """Fill the file with all events that *ledger_db* has now, and return a connection to it."""
-        target = ledger.head(ledger_db).position
+    @property
+    def stopped(self) -> bool:
+        """Whether it was told to stop, or has failed."""
+        return self._stopped.is_set()
+
+    def stop(self) -> None:
+        """Have what is under way end with `BuildStopped`, within some milliseconds. Callable from any thread."""
+        self._stopped.set()
+
+    def build(
+        self, ledger_db: Connection, progress: Progress | None = None, *, target: int | None = None
+    ) -> Connection:
+        """Fill the file with the events up to *target*, by default all that *ledger_db* has now.
+
+        Returns:
+            A connection to it, for this thread.
+
+        Raises:
+            BuildStopped: `stop` was called.
+            LedgerDamaged: the events have a gap, or one of them cannot be read.
+            ProjectionFailed: a projection of the user's raised.
+        """
+        try:
+            return self._build(ledger_db, ledger.head(ledger_db).position if target is None else target, progress)
+        except database.SQLError as error:
+            if self.stopped and database.is_interrupt(error):
+                raise BuildStopped from error
+            raise
+
+    def _build(self, ledger_db: Connection, target: int, progress: Progress | None) -> Connection:
         here = [projection for projection in self._projections if not projection.aside]
         aside = [projection for projection in self._projections if projection.aside]
         if self._location.memory or not here:
@@ -118,14 +158,58 @@ class Builder:
             except BaseException:
                 self._stopped.set()
                 raise
-            if other is not None:
-                other.result()
-                self._copy(db)
-        with database.immediate(db):
-            for projection in self._projections:
-                db.execute(projection.indexes)
-        database.finish_bulk(db, self._location)
+            try:
+                if other is not None:
+                    other.result()
+                    self._copy(db)
+                self._finish(db)
+            except BaseException:
+                db.close()
+                raise
         return db
+
+    def _finish(self, db: Connection) -> None:
+        # Each statement by itself: BEGIN IMMEDIATE would read the ledger too, for as long as this takes, and meanwhile
+        # nobody could begin its write-ahead log anew.
+        for projection in self._projections:
+            db.execute(projection.indexes)
+        database.finish_bulk(db, self._location)
+
+    def follow(self, db: Connection, ledger_db: Connection, progress: Progress | None = None) -> int:
+        """Take *db*, which `build` returned, on until it is `LITTLE_EVENTS` behind at the most, while others append.
+
+        Returns:
+            The position that it has reached.
+
+        Raises:
+            BuildStopped, LedgerDamaged, ProjectionFailed: as `build`.
+        """
+        batch.prepare_advance(db, self._projections)  # all of them: until now some were filled aside
+        position = int(db.execute("SELECT position FROM views").get)
+        for _ in range(ROUNDS_MAX):
+            head = ledger.head(ledger_db).position
+            if head - position <= LITTLE_EVENTS:
+                break
+            self._take_to(db, ledger_db, self._projections, position, head, progress)
+            position = head
+        return position
+
+    def _take_to(
+        self,
+        db: Connection,
+        ledger_db: Connection,
+        projections: Sequence[Projection],
+        start: int,
+        target: int,
+        progress: Progress | None,
+    ) -> None:
+        for position in range(start, target, BATCH_EVENTS):
+            if self.stopped:
+                raise BuildStopped
+            end = min(position + BATCH_EVENTS, target)
+            take_to(db, ledger_db, projections, start=position, end=end)
+            if progress is not None:
+                progress(end, target)
 
     def _fill_aside(self, projections: Sequence[Projection], ledger_db: Connection, target: int) -> None:
         with closing(database.open_reader(ledger_db.filename, self._location, self._settings)) as reader:
@@ -141,31 +225,29 @@ class Builder:
     ) -> Connection:
         remove(name) if not self._location.memory else None
         db = database.open_views(name, self._location, self._settings, ledger_db)
-        database.prepare_bulk(db, self._location)
-        with database.immediate(db):
-            db.execute(_TABLES)
-            for projection in projections:
-                db.execute(projection.tables)
-            db.execute(_BEGIN, (ledger.identity(ledger_db), versions_of(self._projections)))
-        batch.prepare_advance(db, projections)
-        for start in range(0, target, BATCH_EVENTS):
-            if self._stopped.is_set():
-                break
-            end = min(start + BATCH_EVENTS, target)
-            take_to(db, ledger_db, projections, start=start, end=end)
-            if progress is not None:
-                progress(end, target)
+        try:
+            db.set_progress_handler(self._stopped.is_set, STOP_STEPS)
+            database.prepare_bulk(db, self._location)
+            with database.immediate(db):
+                db.execute(_TABLES)
+                for projection in projections:
+                    db.execute(projection.tables)
+                db.execute(_BEGIN, (ledger.identity(ledger_db), versions_of(self._projections)))
+            batch.prepare_advance(db, projections)
+            self._take_to(db, ledger_db, projections, 0, target, progress)
+        except BaseException:
+            db.close()
+            raise
         return db
 
     def _copy(self, db: Connection) -> None:
         """Copy the tables that were filled aside."""
         name = self._name + ASIDE
         db.execute("ATTACH ? AS aside", (name,))
-        with database.immediate(db):
-            for projection in self._projections:
-                if projection.aside:
-                    db.execute(projection.tables)
-            for (table,) in db.execute(_COPIED).fetchall():
-                db.execute(f'INSERT INTO main."{table}" SELECT * FROM aside."{table}"')
+        for projection in self._projections:
+            if projection.aside:
+                db.execute(projection.tables)
+        for (table,) in db.execute(_COPIED).fetchall():
+            db.execute(f'INSERT INTO main."{table}" SELECT * FROM aside."{table}"')
         db.execute("DETACH aside")
         remove(name)

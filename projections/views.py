@@ -4,7 +4,7 @@ The views can be behind the ledger, never ahead of it: the ledger commits first,
 take from it. What cannot be trusted is not repaired but built anew, in a new file (docs/architecture.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from projections import batch, feed, messages, sessions
@@ -12,16 +12,24 @@ from projections.build import BATCH_EVENTS, Builder, Progress, take_to, versions
 from projections.projection import Projection
 from service import database, ledger
 from service.database import Connection
-from service.errors import Overloaded
-from service.location import BUILDING, Location, put_in_place, remove
+from service.errors import ChatledgerError, Overloaded
+from service.location import BUILDING, Location, put_in_place, remove, sync_folder
 from service.settings import Settings
 
 BUILT_IN = (sessions.PROJECTION, messages.PROJECTION, feed.PROJECTION)
+BESIDE = ".beside"
 CHECKED_BYTES_MAX = 64 * 1024 * 1024
 """Views up to this size are checked whole at each start, which takes well under a second. In larger ones damage
 is met when a damaged page is read, and they are built anew then."""
 
 _TRUST = "SELECT ledger_id, projections, position, leaf FROM views"
+
+
+class RebuildOvertaken(ChatledgerError):
+    """Views that were built beside the live ones are of a generation whose turn it is not: others took their place."""
+
+    def __init__(self, built: int, live: int) -> None:
+        super().__init__(f"Views of generation {built} were built, but the live ones are of generation {live} by now.")
 
 
 class Views:
@@ -47,6 +55,14 @@ class Views:
         return self._db
 
     @property
+    def beside(self) -> str:
+        """The name under which the next generation is built while this one is live: not that of `rebuild`.
+
+        So a rebuild beside that does not stop at once is in nobody's way.
+        """
+        return self._location.views(self.generation + 1) + BESIDE + BUILDING
+
+    @property
     def name(self) -> str:
         """The name that readers open."""
         return self._location.views(self.generation)
@@ -69,9 +85,10 @@ class Views:
     def _try_open(self, ledger_db: Connection) -> str | None:
         """Attach the current generation; why it cannot be used, or None."""
         try:
-            self._attach(ledger_db)
-            reason = self._distrust(ledger_db)
+            self._attach(ledger_db, self.generation)
+            reason = self.distrust(ledger_db, schema="views", name=self.name)
             if reason is None:
+                self.position = self._reached(ledger_db)
                 batch.prepare_append(ledger_db, self.projections)
                 return None
         except database.SQLError:
@@ -79,13 +96,17 @@ class Views:
         self.close()
         return reason
 
-    def _attach(self, ledger_db: Connection) -> None:
+    def _attach(self, ledger_db: Connection, generation: int) -> None:
         self._db = ledger_db
-        database.attach_views(ledger_db, self.name, self._location)
+        database.attach_views(ledger_db, self._location.views(generation), self._location)
 
-    def _distrust(self, db: Connection) -> str | None:
-        small = not self._location.memory and Path(self.name).stat().st_size <= CHECKED_BYTES_MAX
-        if small and db.execute("PRAGMA views.quick_check(1)").get != "ok":
+    def _reached(self, db: Connection) -> int:
+        return int(db.execute("SELECT position FROM views").get)
+
+    def distrust(self, db: Connection, *, schema: str, name: str) -> str | None:
+        """Why the views in the file *name* must not be used, or None; they and the ledger are *db*'s."""
+        small = not self._location.memory and Path(name).stat().st_size <= CHECKED_BYTES_MAX
+        if small and db.execute(f"PRAGMA {schema}.quick_check(1)").get != "ok":
             return "the views were damaged"
         row = db.execute(_TRUST).fetchone()
         if row is None:
@@ -97,7 +118,6 @@ class Views:
             return "the projections have changed"
         if position and ledger.leaf_at(db, position) != leaf:
             return "the views were ahead of the ledger"
-        self.position = position
         return None
 
     def catch_up(self, ledger_db: Connection, progress: Progress | None = None) -> None:
@@ -107,11 +127,17 @@ class Views:
             LedgerDamaged: the events on the way have a gap, or one of them cannot be read.
             ProjectionFailed: a projection of the user's raised.
         """
+        for position in self._taken(ledger_db, self.position, progress):
+            self.position = position
+
+    def _taken(self, ledger_db: Connection, start: int, progress: Progress | None = None) -> Iterator[int]:
+        """Take the attached views from *start* to the ledger's head; each position on the way, once they have it."""
         target = ledger.head(ledger_db).position
-        while self.position < target:
-            reached = min(self.position + BATCH_EVENTS, target)
-            take_to(self.db, ledger_db, self.projections, start=self.position, end=reached)
-            self.position = reached
+        while start < target:
+            reached = min(start + BATCH_EVENTS, target)
+            take_to(self.db, ledger_db, self.projections, start=start, end=reached)
+            start = reached
+            yield reached
             if progress is not None:
                 progress(reached, target)
 
@@ -124,21 +150,50 @@ class Views:
         name = self._location.views(generation) + ("" if memory else BUILDING)
         built = Builder(name, self._location, self._settings, self.projections).build(ledger_db, progress)
         if memory:  # it has its name from the start, and lives as long as it is open
+            # Told to readers first: nothing came since, and a reader that opens the old name later would find nothing.
+            self.generation = generation
             self._swap(ledger_db, generation)
             built.close()
         else:
             built.close()
             put_in_place(name, self._location.views(generation))
             self._swap(ledger_db, generation)
-        self._discard([number for number in self._location.generations() if number < generation])
+        self.discard_older()
+
+    def take_over(self, ledger_db: Connection, name: str, generation: int) -> None:
+        """Put the closed file *name*, in which the next generation was built beside, in the place of the live views.
+
+        What it lacks it is given here. Readers learn of it once it has all that the live views have, so that none goes
+        back in time. If anything fails, the live views stay.
+
+        Raises:
+            RebuildOvertaken: the live views are not those beside which it was built.
+        """
+        if generation != self.generation + 1:
+            raise RebuildOvertaken(generation, self.generation)
+        Path(name).replace(self._location.views(generation))
+        try:
+            self._swap(ledger_db, generation)
+        except BaseException:
+            database.detach_views(ledger_db)
+            self._attach(ledger_db, self.generation)
+            batch.prepare_append(ledger_db, self.projections)
+            remove(self._location.views(generation))
+            raise
 
     def _swap(self, ledger_db: Connection, generation: int) -> None:
         self.close()
-        self.generation = generation
-        self._attach(ledger_db)
+        self._attach(ledger_db, generation)
         batch.prepare_append(ledger_db, self.projections)
-        self.position = int(ledger_db.execute("SELECT position FROM views").get)
-        self.catch_up(ledger_db)
+        positions = [self._reached(ledger_db)]
+        positions += self._taken(ledger_db, positions[0])
+        self.position, self.generation = positions[-1], generation
+
+    def discard_older(self) -> None:
+        """Remove the generations before the live one, which has its name for good first."""
+        if not self._location.memory:
+            sync_folder(self._location.folder)
+        self._discard([number for number in self._location.generations() if number < self.generation])
 
     def _discard(self, generations: Sequence[int]) -> None:
         for generation in generations:

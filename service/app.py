@@ -11,7 +11,7 @@ from litestar.openapi.config import OpenAPIConfig
 
 from projections.views import Views
 from service import __version__, ledger, metrics
-from service.api import audit, evidence, health, page, problems
+from service.api import admin, audit, erasures, evidence, health, page, problems
 from service.api.call import Call
 from service.api.edge import EdgedLitestar
 from service.api.messages import MessagesController
@@ -24,6 +24,7 @@ from service.location import Location
 from service.log import set_up
 from service.metrics import HttpMetrics, Reading
 from service.readers import Readers
+from service.rebuilder import Rebuilder
 from service.settings import Settings, load_settings
 from service.signing import signer_of
 from service.transparency import TransparencyLog
@@ -51,10 +52,14 @@ def create_app(settings: Settings | None = None) -> Litestar:
             MessagesController,
             audit.list_session_events,
             audit.list_events,
+            erasures.erase_session,
             evidence.show_proof,
             evidence.show_head,
             evidence.show_checkpoint,
             evidence.show_tile,
+            admin.show_projections,
+            admin.rebuild_projections,
+            admin.cancel_rebuild,
             health.live,
             health.ready,
             health.show_metrics,
@@ -90,7 +95,8 @@ def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar]
             reason = views.open(committer.ledger)
             if reason is not None and views.position:
                 log.warning("views rebuilt", reason=reason, position=views.position)
-            writer = Writer(committer, settings, Checkpointer(location, settings, views))
+            rebuilder = Rebuilder(location, settings, views)
+            writer = Writer(committer, settings, Checkpointer(location, settings, views), rebuilder)
             readers = Readers(location, settings, views, on_damage=writer.repair)
             ledger_id = ledger.identity(committer.ledger)
             signer = signer_of(location, settings, ledger_id)
@@ -99,6 +105,7 @@ def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar]
                 settings=settings,
                 writer=writer,
                 readers=readers,
+                views=views,
                 log=TransparencyLog(readers, signer, ledger_id),
                 cursors=Cursors(ledger_id.encode()),
                 registry=metrics.registry_of(http, readings),

@@ -13,7 +13,15 @@ from service import ledger, tree
 from service.database import Connection
 from service.errors import UnsoundProof
 from service.ledger import Record
-from service.merkle import LeafRecord, commitment, entry_hash, inclusion_proof, record_bytes, root_of_inclusion
+from service.merkle import (
+    SALT_BYTES,
+    LeafRecord,
+    commitment,
+    entry_hash,
+    inclusion_proof,
+    record_bytes,
+    root_of_inclusion,
+)
 from service.signing import Head, Signer, Verifier
 
 FORMAT: Final = "chatledger-bundle-v1"
@@ -151,7 +159,7 @@ def _check_event(event: ProvenEvent, head: Head) -> None:
     try:
         if event.payload is not None and event.salt is not None:
             committed = commitment(bytes.fromhex(event.salt), event.payload.encode()).hex()
-            if committed != event.commitment:
+            if committed != event.commitment or len(event.salt) != 2 * SALT_BYTES:
                 raise UnsoundProof(f"{where} does not have the payload that was recorded.")
         elif event.payload is not None or event.salt is not None:
             raise UnsoundProof(f"{where} has a payload without a salt, or a salt without a payload.")

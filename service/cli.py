@@ -2,17 +2,19 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 import msgspec
 
-from service import __version__, exporter, importer, log, offline
+from service import __version__, importer, log, offline
+from service.cli_backup import backup, restore
+from service.cli_erase import erase
+from service.cli_export import export
+from service.cli_replay import replay
 from service.cli_verify import verify
-from service.errors import ChatledgerError, RefusedToStart
+from service.errors import ChatledgerError
 from service.garbage import calm_garbage_collector
 from service.import_lines import Rejected
 from service.options import check_tenant, database_option, settings_with
@@ -90,60 +92,12 @@ def _say_rejected() -> Callable[[Rejected], None]:
     return say
 
 
-@cli.command("export")
-@database_option
-@click.option("--tenant", help="Only this tenant's.  [default: default; with --events all tenants]")
-@click.option("--events", is_flag=True, help="Every event as CloudEvents 1.0 JSON lines.")
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write.  [default: standard output]",
-)
-def export(database: str | None, tenant: str | None, events: bool, output: Path | None) -> None:  # noqa: FBT001
-    """Write sessions as the JSON lines that import reads, or every event."""
-    settings = settings_with(database_path=database)
-    check_tenant(tenant)
-    with offline.reading(settings) as (views, ledger_db), _output(output) as file:
-        if events:
-            lines, unit = exporter.event_lines(ledger_db, tenant_id=tenant), "events"
-        else:
-            lines, unit = exporter.session_lines(views, tenant or "default"), "sessions"
-        with Progress("export", unit=unit) as progress:
-            for number, part in lines:
-                file.write(part)
-                progress.update(number)
-
-
-@contextmanager
-def _output(path: Path | None) -> Iterator[BinaryIO]:
-    """Standard output, or a file that gets its name only once it is whole."""
-    if path is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-        unfinished.replace(path)
-    except OSError as error:
-        raise RefusedToStart(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-@cli.command()
-@database_option
-def replay(database: str | None) -> None:
-    """Rebuild the views from the ledger alone, into a new file that then takes the old one's place."""
-    settings = settings_with(database_path=database)
-    with offline.rebuilding(settings) as (views, ledger_db):
-        with Progress("replay", unit="events") as progress:
-            views.rebuild(ledger_db, progress.update)
-        click.echo(f"{views.position} events replayed into {views.name}")
-
-
+cli.add_command(erase)
+cli.add_command(export)
+cli.add_command(replay)
 cli.add_command(verify)
+cli.add_command(backup)
+cli.add_command(restore)
 
 
 @cli.command()

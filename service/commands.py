@@ -20,6 +20,7 @@ from service.events import (
     SessionChanges,
     SessionCreated,
     SessionDeleted,
+    SessionErased,
     SessionUpdated,
 )
 from service.jsontext import same_json
@@ -78,7 +79,15 @@ class DeleteSession(msgspec.Struct, frozen=True, gc=False):
     """Take a session out of readers' sight."""
 
 
-Command: TypeAlias = CreateSession | ForkSession | AppendMessages | UpdateSession | RemoveMessage | DeleteSession
+class EraseSession(msgspec.Struct, frozen=True, gc=False):
+    """Remove a session's payloads for good, whether readers still see it or not."""
+
+    reason: str
+
+
+Command: TypeAlias = (
+    CreateSession | ForkSession | AppendMessages | UpdateSession | RemoveMessage | DeleteSession | EraseSession
+)
 
 
 class StoredMessage(msgspec.Struct, frozen=True, gc=False):
@@ -88,10 +97,19 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     removed: bool
 
 
+class Ended(msgspec.Struct, frozen=True, gc=False):
+    """A session that readers no longer see: its stream's key and version, and whether it is erased."""
+
+    stream: int
+    version: int
+    erased: bool
+
+
 class Context(msgspec.Struct, frozen=True, gc=False):
     """What a decision needs to know. `taken` is also true of a session that readers no longer see.
 
-    `stored` has the session's messages of the ids that the command names; `source` is a fork's source session.
+    `stored` has the session's messages of the ids that the command names; `source` is a fork's source session;
+    `ended` is looked up where the command reaches sessions that readers no longer see.
     """
 
     session_id: str
@@ -99,6 +117,13 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     taken: bool
     stored: Mapping[str, StoredMessage]
     source: SessionState | None = None
+    ended: Ended | None = None
+
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """The stream's key and version, or None where the session is new."""
+        known = self.state or self.ended
+        return None if known is None else (known.stream, known.version)
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -134,11 +159,20 @@ def decide(context: Context, command: Command, *, expected_version: int | None) 
         return _create(context, command, expected_version)
     if isinstance(command, ForkSession):
         return _fork(context, command, expected_version)
+    if isinstance(command, EraseSession):
+        return _erase(context, command, expected_version)
+    return _change(context, command, expected_version)
+
+
+def _change(
+    context: Context, command: AppendMessages | UpdateSession | RemoveMessage | DeleteSession, expected: int | None
+) -> Decision:
+    """The events of a command to a session that has to be there to be seen."""
     if context.state is None:
         raise NotFound("session")
     if isinstance(command, AppendMessages):
-        return _append(context.state, context, command, expected_version)
-    _expect(context.state, expected_version)
+        return _append(context.state, context, command, expected)
+    _expect(context.state, expected)
     if isinstance(command, UpdateSession):
         return _update(context.state, command)
     if isinstance(command, RemoveMessage):
@@ -146,7 +180,7 @@ def decide(context: Context, command: Command, *, expected_version: int | None) 
     return Decision([SessionDeleted()])
 
 
-def _expect(state: SessionState | None, expected: int | None) -> None:
+def _expect(state: "SessionState | Ended | None", expected: int | None) -> None:
     actual = 0 if state is None else state.version
     wrong = state is None if expected == ANY_VERSION else expected != actual
     if expected is not None and wrong:
@@ -176,6 +210,15 @@ def _fork(context: Context, command: ForkSession, expected_version: int | None) 
         raise SessionExists(context.session_id)
     created = msgspec.structs.replace(command.created, forked_from=command.source)
     return Decision([created, *_number(command.messages, after=0)])
+
+
+def _erase(context: Context, command: EraseSession, expected_version: int | None) -> Decision:
+    if context.place is None:
+        raise NotFound("session")
+    if context.ended is not None and context.ended.erased:
+        return Decision([])  # a repeat, whatever If-Match says: the first one has moved the version itself
+    _expect(context.state or context.ended, expected_version)
+    return Decision([SessionErased(command.reason)])
 
 
 def _append(state: SessionState, context: Context, command: AppendMessages, expected_version: int | None) -> Decision:

@@ -23,6 +23,8 @@ from service.commands import (
     Context,
     CreateSession,
     Decision,
+    Ended,
+    EraseSession,
     ForkSession,
     StoredMessage,
     decide,
@@ -31,7 +33,7 @@ from service.commands import (
 from service.database import Connection
 from service.documents import message_document, stored_message_document
 from service.errors import DomainError, IdempotencyMismatch, LedgerDamaged, Overloaded, RefusedToStart
-from service.events import Event, MessageAppended, MessageRemoved, type_of
+from service.events import SESSION_ERASED, Event, MessageAppended, MessageRemoved, type_of
 from service.idempotency import Answer, IdempotencyKey
 from service.ledger import Record, Stream
 from service.location import Location, exclusive
@@ -165,8 +167,8 @@ class Committer:
 
     def __init__(self, location: Location, settings: Settings, views: Views) -> None:
         self.views = views
-        self._location = location
-        self._settings = settings
+        self.location = location
+        self.settings = settings
         self._ledger: Connection | None = None
         self._states: dict[tuple[str, str], SessionState | None] = {}
         # Whether the views are known to be at the ledger's head. Nobody else writes while this process holds
@@ -193,7 +195,7 @@ class Committer:
         Raises:
             RefusedToStart: rule 10.
         """
-        connection = database.open_ledger(self._location, self._settings)
+        connection = database.open_ledger(self.location, self.settings)
         try:
             ledger.check_tail(connection)
             tree.open_tree(connection, ledger.head(connection).position)
@@ -204,7 +206,7 @@ class Committer:
 
     def reopen(self) -> None:
         """Start over with a fresh connection after a commit of unknown outcome; the views catch up with it."""
-        if self._location.memory:
+        if self.location.memory:
             return
         connection, self._ledger = self._ledger, None
         if connection is not None:
@@ -217,8 +219,8 @@ class Committer:
         """Checkpoint and close both files."""
         connection, self._ledger = self._ledger, None
         if connection is not None:
-            if not self._location.memory:
-                database.checkpoint(connection)
+            if not self.location.memory:
+                database.checkpoint_at_end(connection)
             self.views.close()
             connection.close()
 
@@ -283,7 +285,7 @@ class Committer:
         if group.answers:
             time_us = now_us()
             idempotency.remember(self.ledger, group.answers, now_us=time_us)
-            before_us = time_us - self._settings.idempotency_days * _US_PER_DAY
+            before_us = time_us - self.settings.idempotency_days * _US_PER_DAY
             idempotency.prune(self.ledger, before_us=before_us, limit=2 * len(group.answers))
 
     def _open_again(self) -> None:
@@ -325,7 +327,7 @@ class Committer:
         first = len(group.events)
         events = self._place(group, submission, context, decision, stream)
         state = self._advance(group, submission, context, events)
-        unchanged = 0 if context.state is None else context.state.version
+        unchanged = 0 if context.place is None else context.place[1]
         version = events[-1].version if events else unchanged
         accepted = _Accepted(version, state, decision.shown, first)
         if submission.idempotency_key is not None:
@@ -353,7 +355,19 @@ class Committer:
         source = None
         if isinstance(command, ForkSession):
             source = self._state(group, tenant_id, command.source.session_id)
-        return Context(session_id, state, taken, stored, source)
+        ended = None
+        if state is None and isinstance(command, EraseSession):
+            ended = self._ended(group, tenant_id, session_id)
+        return Context(session_id, state, taken, stored, source, ended)
+
+    def _ended(self, group: _Group, tenant_id: str, session_id: str) -> Ended | None:
+        """The session, if there ever was one and readers no longer see it."""
+        new = [event for event in group.events if (event.tenant_id, event.session_id) == (tenant_id, session_id)]
+        stream = new[0].stream if new else ledger.find_stream(self.ledger, tenant_id, session_id)
+        if stream is None:
+            return None
+        erased = ledger.is_erased(self.ledger, stream) or any(event.type == SESSION_ERASED for event in new)
+        return Ended(stream, new[-1].version if new else ledger.version_of(self.ledger, stream), erased)
 
     def _taken(self, group: _Group, tenant_id: str, session_id: str) -> bool:
         """Whether there ever was such a session."""
@@ -378,8 +392,8 @@ class Committer:
         return found
 
     def _stream(self, group: _Group, context: Context, submission: Submission) -> int:
-        if context.state is not None:
-            return context.state.stream
+        if context.place is not None:
+            return context.place[0]
         stream = Stream(self._next_stream, submission.tenant_id, submission.session_id)
         self._next_stream += 1
         group.streams.append(stream)
@@ -389,7 +403,7 @@ class Committer:
         self, group: _Group, submission: Submission, context: Context, decision: Decision, stream: int
     ) -> list[Event]:
         """Give what was decided its positions and versions."""
-        version = 0 if context.state is None else context.state.version
+        version = 0 if context.place is None else context.place[1]
         return [
             Event(
                 position=group.position + number,

@@ -5,6 +5,7 @@ drops SQLite's POSIX locks (https://www.sqlite.org/howtocorrupt.html section 2.2
 lost that way in a trial.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -38,6 +39,7 @@ LEDGER_PAGE_BYTES = 4096
 VIEWS_PAGE_BYTES = 8192  # a rebuild takes a fifth less time than with 4096, and an append as long
 STATEMENTS_CACHED = 512  # a group's statements come in 64 lengths each, see Bulk
 SQLITE_VERSION_MIN = (3, 51, 3)  # before it: the WAL-reset bug, https://www.sqlite.org/wal.html
+END_TIMEOUT_MS = 500  # at a stop: how long to wait for readers to let go of the write-ahead log
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
 
 
@@ -204,6 +206,48 @@ def _make_ledger(location: Location, settings: Settings) -> None:
     put_in_place(unfinished, location.ledger)
 
 
+def open_copy(name: str, settings: Settings) -> Connection:
+    """A file to copy pages into. Without a journal: a copy that was not finished is thrown away."""
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    connection = _open(name, memory=False, flags=flags, busy_timeout_ms=settings.busy_timeout_ms)
+    connection.pragma("journal_mode", "off")
+    connection.pragma("synchronous", "full")
+    connection.pragma("fullfsync", True)  # noqa: FBT003
+    return connection
+
+
+def open_unfinished(name: str, settings: Settings, *, identity: tuple[str, int] | None = None) -> Connection:
+    """A ledger that does not have its name yet, brought to our schema; a new one of *identity* if it is empty."""
+    connection = _open_writer(name, Location(name, memory=False), settings, synchronous="full")
+    try:
+        _migrate(connection, Path(name).name, identity)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def attach_source(connection: Connection, source: Connection) -> None:
+    """Attach the file of *source*, to be read only, under the name `source`."""
+    connection.execute("ATTACH ? AS source", (f"{Path(source.filename).as_uri()}?mode=ro",))
+
+
+def has_table(connection: Connection, name: str) -> bool:
+    """Whether there is a table of that name."""
+    query = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?)"
+    return bool(connection.execute(query, (name,)).get)
+
+
+def close_as_one_file(connection: Connection) -> None:
+    """Put all of it into the file itself, synced, and close it.
+
+    Out of write-ahead mode, because a file in that mode cannot be read without one that can be written beside it.
+    """
+    checkpoint(connection)
+    connection.pragma("journal_mode", "delete")
+    connection.close()
+
+
 def _check_is_ledger(connection: Connection, name: str) -> None:
     if connection.pragma("application_id") != LEDGER_APPLICATION_ID:
         raise RefusedToStart(f"{name} is an SQLite file, but not a ledger of chatledger; it was left as it is.")
@@ -225,8 +269,8 @@ def _migrations() -> list[tuple[int, str]]:
     return sorted((int(file.name[:4]), file.read_text()) for file in files)
 
 
-def _migrate(connection: Connection, name: str) -> None:
-    """Bring the schema up to date: each numbered file in one transaction."""
+def _migrate(connection: Connection, name: str, identity: tuple[str, int] | None = None) -> None:
+    """Bring the schema up to date: each numbered file in one transaction. A new ledger has *identity*, or its own."""
     current = _check_schema_number(connection, name)
     for number, sql in _migrations():
         if number <= current:
@@ -236,7 +280,7 @@ def _migrate(connection: Connection, name: str) -> None:
             connection.pragma("user_version", number)
             if number == 1:
                 connection.pragma("application_id", LEDGER_APPLICATION_ID)
-                connection.execute("INSERT INTO ledger VALUES (1, ?, ?)", (new_id(), now_us()))
+                connection.execute("INSERT INTO ledger VALUES (1, ?, ?)", identity or (new_id(), now_us()))
 
 
 def open_views(name: str, location: Location, settings: Settings, ledger: Connection) -> Connection:
@@ -323,6 +367,58 @@ def copy_back_beside(name: str, location: Location, settings: Settings, *, passe
         connection.close()
 
 
+def cut_logs(connection: Connection, *, wait_ms: int) -> bool:
+    """Copy both write-ahead logs into their databases and cut them to nothing; whether no reader was in the way."""
+    before = connection.pragma("busy_timeout")
+    connection.set_busy_timeout(wait_ms)
+    try:
+        for schema in ("main", "views"):
+            checkpoint(connection, schema)
+    except apsw.BusyError:
+        return False
+    finally:
+        connection.pragma("busy_timeout", before)
+    return True
+
+
+@contextmanager
+def zeroing(connection: Connection) -> Iterator[None]:
+    """Have SQLite overwrite with zeros what it frees in the main database (https://www.sqlite.org/pragma.html)."""
+    connection.pragma("secure_delete", True, schema="main")  # noqa: FBT003
+    try:
+        yield
+    finally:
+        connection.pragma("secure_delete", False, schema="main")  # noqa: FBT003
+
+
+def write_anew(name: str, location: Location, settings: Settings) -> None:
+    """Write a whole database file anew (VACUUM), so that it has nothing but what is in its tables.
+
+    With a connection of its own: the writer's keeps what is temporary in memory, and this is the whole file. The new
+    pages are in the write-ahead log until it is cut. The caller has no transaction open.
+    """
+    flags = apsw.SQLITE_OPEN_READWRITE
+    connection = _open(name, memory=location.memory, flags=flags, busy_timeout_ms=settings.busy_timeout_ms)
+    try:
+        connection.pragma("synchronous", "full")
+        connection.pragma("fullfsync", True)  # noqa: FBT003
+        connection.wal_autocheckpoint(0)
+        connection.execute("VACUUM")
+    finally:
+        connection.close()
+
+
+def checkpoint_at_end(connection: Connection) -> None:
+    """As `checkpoint`, of a file that is about to be closed, if nobody reads it just now.
+
+    A log that somebody reads stays, and is a part of its database until the next start: no reason to wait for a reader
+    that may go on for hours.
+    """
+    connection.set_busy_timeout(END_TIMEOUT_MS)
+    with contextlib.suppress(apsw.BusyError):
+        checkpoint(connection)
+
+
 @contextmanager
 def immediate(connection: Connection) -> Iterator[None]:
     """A write transaction that has its lock from the start; rolled back if the block raises.
@@ -399,6 +495,11 @@ class Bulk:
 def is_damage(error: BaseException | None) -> bool:
     """Whether *error* says that the file itself is damaged."""
     return isinstance(error, (apsw.CorruptError, apsw.NotADBError))
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether *error* says that a progress handler ended the statement."""
+    return isinstance(error, apsw.InterruptError)
 
 
 def is_full(error: BaseException | None) -> bool:

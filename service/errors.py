@@ -132,6 +132,15 @@ class OutcomeUnknown(DomainError):
         )
 
 
+class ErasurePending(DomainError):
+    """The erasure is recorded, and readers no longer see the session, but something of it may still be in a file."""
+
+    name = "erasure-pending"
+
+    def __init__(self) -> None:
+        super().__init__("The erasure is recorded and will be finished; something holds the files. Ask again.")
+
+
 class StorageFull(DomainError):
     """The disk or quota is full. Nothing was written."""
 
@@ -139,6 +148,15 @@ class StorageFull(DomainError):
 
     def __init__(self) -> None:
         super().__init__("The storage is full; nothing was written.")
+
+
+class RebuildRunning(DomainError):
+    """The views are being built anew already."""
+
+    name = "rebuild-running"
+
+    def __init__(self) -> None:
+        super().__init__("The views are being built anew already.")
 
 
 class RefusedToStart(ChatledgerError):

@@ -10,6 +10,7 @@ from service import ledger
 from service.clock import format_us
 from service.database import Connection
 from service.documents import MessageDocument
+from service.errors import NotFound
 from service.events import Message
 from service.ledger import Record
 from service.state import SessionState
@@ -49,12 +50,30 @@ class CloudEvent(msgspec.Struct, omit_defaults=True):
     leaf: str
     requestid: str | None = None
     salt: str | None = None
+    commitment: str | None = None
     specversion: str = "1.0"
     datacontenttype: str = "application/json"
 
     def encode(self) -> bytes:
         """Its line."""
         return _encode({name: value for name, value in msgspec.structs.asdict(self).items() if value is not None})
+
+
+def find_session(views: Connection, tenant_id: str, session_id: str) -> SessionState:
+    """The one session that is to be exported.
+
+    Raises:
+        NotFound: readers see none of that id.
+    """
+    state = sessions.find(views, tenant_id, session_id)
+    if state is None:
+        raise NotFound("session")
+    return state
+
+
+def session_line(views: Connection, state: SessionState) -> Iterator[tuple[int, bytes]]:
+    """The line of one session, in parts."""
+    return ((1, part) for part in _session_parts(views, state))
 
 
 def session_lines(views: Connection, tenant_id: str) -> Iterator[tuple[int, bytes]]:
@@ -109,12 +128,27 @@ def event_lines(ledger_db: Connection, *, tenant_id: str | None) -> Iterator[tup
     while records := ledger.read_records_after(ledger_db, position, _PAGE):
         for record in records:
             if tenant_id is None or record.event.tenant_id == tenant_id:
-                yield record.event.position, _cloud_event(record, source).encode() + b"\n"
+                yield record.event.position, _cloud_event(ledger_db, record, source).encode() + b"\n"
         position = records[-1].event.position
 
 
-def _cloud_event(record: Record, source: str) -> CloudEvent:
-    event = record.event
+def session_event_lines(ledger_db: Connection, tenant_id: str, session_id: str) -> Iterator[tuple[int, bytes]]:
+    """One line an event of one session, which may be deleted, each with its version.
+
+    Raises:
+        NotFound: there never was such a session.
+    """
+    stream = ledger.find_stream(ledger_db, tenant_id, session_id)
+    if stream is None:
+        raise NotFound("session")
+    source = "urn:uuid:" + ledger.identity(ledger_db)
+    for record in ledger.read_stream(ledger_db, stream):
+        yield record.event.version, _cloud_event(ledger_db, record, source).encode() + b"\n"
+
+
+def _cloud_event(ledger_db: Connection, record: Record, source: str) -> CloudEvent:
+    """The event, with what its leaf can be made from: the salt, or where that is erased the commitment itself."""
+    event, salt = record.event, record.salt
     return CloudEvent(
         id=str(event.position),
         source=source,
@@ -129,5 +163,6 @@ def _cloud_event(record: Record, source: str) -> CloudEvent:
         actor=event.actor,
         requestid=event.request_id,
         leaf=record.leaf.hex(),
-        salt=None if record.salt is None else record.salt.hex(),
+        salt=None if salt is None else salt.hex(),
+        commitment=ledger.commitment_of(ledger_db, record).hex() if salt is None else None,
     )

@@ -204,6 +204,12 @@ def version_of(connection: Connection, stream: int) -> int:
 
 
 @_reading()
+def is_erased(connection: Connection, stream: int) -> bool:
+    """Whether the stream has a `session.erased` event."""
+    return bool(connection.execute(_ERASED_LATER, (stream, 0)).get)
+
+
+@_reading()
 def version_at(connection: Connection, stream: int, time_us: int) -> int:
     """The newest version that was recorded at or before *time_us*; 0 if none was.
 

@@ -109,7 +109,8 @@ def check_filesystem(location: Location, settings: Settings) -> None:
 def exclusive(location: Location) -> Iterator[None]:
     """Hold the ledger for this process: one writes, others may read.
 
-    The lock is on a file of its own (`ledger.db.lock`), never on the database, and ends with the process.
+    The lock is on a file of its own (`ledger.db.lock`), never on the database, and ends with the process. A server
+    notes in it where it serves (`note_address`).
 
     Raises:
         LedgerLocked: another process holds it.
@@ -117,7 +118,7 @@ def exclusive(location: Location) -> Iterator[None]:
     if location.memory:
         yield
         return
-    descriptor = os.open(location.ledger + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(_lock_name(location), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,7 +126,60 @@ def exclusive(location: Location) -> Iterator[None]:
             raise LedgerLocked(
                 f"{location.ledger} is in use: a server or another command of chatledger writes to it."
             ) from None
+        os.ftruncate(descriptor, 0)  # what the one before has noted
         yield
+    finally:
+        os.close(descriptor)
+
+
+def note_address(location: Location, url: str) -> None:
+    """Tell the other commands where the server is that holds the ledger: they can ask it. The caller holds it."""
+    if not location.memory:
+        Path(_lock_name(location)).write_text(url + "\n")
+
+
+def noted_address(location: Location) -> str | None:
+    """The URL that a server has noted; only of use while the ledger is held."""
+    return Path(_lock_name(location)).read_text().strip() or None
+
+
+def _lock_name(location: Location) -> str:
+    return location.ledger + ".lock"
+
+
+@contextmanager
+def unfinished(name: str) -> Iterator[str]:
+    """Claim `NAME.unfinished`, empty and for its owner alone, for the file that is to be *name*.
+
+    It is removed if the block raises. Whoever is killed leaves it, and the next one takes it over. The lock on it is of
+    another kind than SQLite's, and its descriptor is closed only once no connection to the file is open any more:
+    closing it drops SQLite's locks.
+
+    Raises:
+        RefusedToStart: there is such a file, or something of one; or another process is making it.
+        OSError: the folder does not take it.
+    """
+    for taken in (name, name + "-wal", name + "-shm", name + "-journal"):
+        if os.path.lexists(taken):
+            raise RefusedToStart(f"{taken} is there already; it was left as it is.")
+    making = name + ".unfinished"
+    descriptor = os.open(making, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusedToStart(f"{making} is being written by another process.") from None
+        if not os.path.lexists(making) or not os.path.samestat(os.fstat(descriptor), Path(making).stat()):
+            raise RefusedToStart(f"{name} was finished by another process just now.")
+        os.fchmod(descriptor, 0o600)
+        os.ftruncate(descriptor, 0)
+        for suffix in ("-wal", "-shm", "-journal"):
+            Path(making + suffix).unlink(missing_ok=True)
+        try:
+            yield making
+        except BaseException:
+            remove(making)
+            raise
     finally:
         os.close(descriptor)
 
@@ -139,7 +193,12 @@ def remove(name: str) -> None:
 def put_in_place(name: str, final_name: str) -> None:
     """Give a finished, closed database its name, so that it has it also after a power cut."""
     Path(name).replace(final_name)
-    descriptor = os.open(Path(final_name).parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(Path(final_name).parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of *folder*'s files on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

@@ -8,7 +8,7 @@ import msgspec
 
 from projections.build import Progress
 from projections.views import Views
-from service import database, ledger
+from service import database, erasure, ledger
 from service.committer import Committer, hold
 from service.database import Connection
 from service.errors import LedgerLocked, RefusedToStart
@@ -26,6 +26,8 @@ def writing(settings: Settings, *, views_progress: Progress | None = None) -> It
     """
     with hold(_in_files(settings), settings) as committer:
         committer.views.open(committer.ledger, views_progress)
+        # What a crash has left. A reader that holds the logs is no reason to refuse: whoever writes next goes on.
+        erasure.finish(committer, wait_ms=erasure.RETRY_TIMEOUT_MS)
         yield committer
 
 
@@ -48,14 +50,30 @@ def reading(settings: Settings) -> Iterator[tuple[Connection, Connection]]:
             pass
     except LedgerLocked:
         pass
-    views = Views(location, settings)
-    connections = [database.open_reader(name, location, settings) for name in (views.name, location.ledger)]
+    connections = [open_live(Views(location, settings), location, settings)]
     try:
+        connections.append(database.open_reader(location.ledger, location, settings))
         with database.snapshot(connections[0]):
             yield connections[0], connections[1]
     finally:
         for connection in connections:
             connection.close()
+
+
+def open_live(views: Views, location: Location, settings: Settings) -> Connection:
+    """A read-only connection to the views that are live now, also if a server swaps others in just then.
+
+    Raises:
+        RefusedToStart: they are not there, or cannot be opened.
+    """
+    while True:
+        try:
+            return database.open_reader(views.name, location, settings)
+        except RefusedToStart:
+            newest = max(location.generations(), default=0)
+            if newest == views.generation:
+                raise
+            views.generation = newest
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -87,7 +105,7 @@ def status_of(settings: Settings) -> Status:
     sessions = messages = 0
     reached = None
     if views.generation:
-        db = database.open_reader(views.name, location, settings)
+        db = open_live(views, location, settings)
         reached = int(db.execute("SELECT position FROM views").get)
         sessions = int(db.execute("SELECT count(*) FROM sessions").get)
         messages = int(db.execute("SELECT count(*) FROM messages WHERE payload IS NOT NULL").get)

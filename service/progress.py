@@ -58,8 +58,8 @@ class Progress:
             return f"{line}, {rate:,.0f}/s, {left_s:.0f} s left"
         return f"{line} {self._unit}, {rate:,.0f}/s"
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        else:
+        elif self._done or kind is None:  # of what was refused there is no progress to tell
             click.echo(self._line(), err=True)

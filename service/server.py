@@ -20,6 +20,7 @@ from granian.server.embed import Server
 from service.app import create_app
 from service.errors import RefusedToStart
 from service.garbage import calm_garbage_collector
+from service.location import Location, note_address
 from service.settings import Settings
 
 log = structlog.get_logger("chatledger")
@@ -72,7 +73,13 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         serving = asyncio.ensure_future(server.serve())
         stopping = asyncio.ensure_future(_interrupted(server))
         listening = asyncio.ensure_future(_wait_until_listening(address, port))
-        listening.add_done_callback(lambda done: None if done.cancelled() else announce(_url(address, port)))
+
+        def announced(done: "asyncio.Future[None]") -> None:
+            if not done.cancelled():
+                note_address(Location.of(settings), _url(address, port))
+                announce(_url(address, port))
+
+        listening.add_done_callback(announced)
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         listening.cancel()
         stopping.cancel()

@@ -104,7 +104,7 @@ def parse(text: str) -> Head:
         head = Head(origin, int(size), b64decode(root, validate=True))
     except ValueError:
         raise UnsoundProof("That is no checkpoint.") from None
-    if len(head.root) != HASH_BYTES or str(head.size) != size or not origin:
+    if len(head.root) != HASH_BYTES or str(head.size) != size or head.size < 0 or not origin:
         raise UnsoundProof("That is no checkpoint.")
     return head
 

@@ -3,20 +3,20 @@
 No handler holds a connection or a writer, only one of these; every query below it starts from `self.tenant_id`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import msgspec
 
 from projections import feed, history, messages, sessions
-from service import bundle, idempotency, ledger
+from service import bundle, erasure, idempotency, ledger
 from service.clock import format_us
-from service.commands import Command, ForkSession
+from service.commands import Command, EraseSession, ForkSession
 from service.committer import Committed, Submission
 from service.database import Connection
 from service.documents import event_document, stored_message_document
 from service.errors import InvalidRequest, NotFound, TooLarge
-from service.events import Event, ForkedFrom, Message, MessageAppended, MessageRemoved, SessionCreated
+from service.events import SESSION_CREATED, Event, ForkedFrom, Message, MessageAppended, MessageRemoved, SessionCreated
 from service.idempotency import Answer, IdempotencyKey
 from service.intake import message_bytes
 from service.ledger import Record
@@ -34,6 +34,14 @@ class Written(msgspec.Struct, frozen=True, gc=False):
     state: SessionState | None
     messages: list[bytes] | None
     replayed: bool = False
+
+
+class Erased(msgspec.Struct, frozen=True, gc=False):
+    """An erased session: the version of its last event, `session.erased`, and the sessions that hold copies."""
+
+    version: int
+    forks: list[str]
+    replayed: bool
 
 
 class SessionView(msgspec.Struct, frozen=True, gc=False):
@@ -109,6 +117,45 @@ class Tenant:
             return Written(outcome.version, outcome.state, outcome.messages)
         answer = outcome.answer
         return await self._readers.run(lambda _views, ledger_db: _answer_again(ledger_db, answer))
+
+    async def erase(
+        self,
+        session_id: str,
+        reason: str,
+        *,
+        size_bytes: int,
+        expected_version: int | None = None,
+        idempotency_key: IdempotencyKey | None = None,
+    ) -> Erased:
+        """Erase a session, and wait until its content is in no file any more.
+
+        Raises:
+            DomainError: it was refused, or the storage failed.
+            ErasurePending: it is recorded, and will be finished later.
+        """
+        submission = Submission(
+            tenant_id=self.tenant_id,
+            session_id=session_id,
+            actor=self.actor,
+            command=EraseSession(reason),
+            request_id=self.request_id,
+            expected_version=expected_version,
+            idempotency_key=idempotency_key,
+        )
+        outcome = await self._writer.submit(submission, size_bytes=size_bytes)
+        await self._writer.erased()
+
+        def place(views: Connection, ledger_db: Connection) -> tuple[int, list[int]]:
+            stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
+            version = 0 if stream is None else ledger.version_of(ledger_db, stream)
+            return version, erasure.positions_of(views, self.tenant_id, SESSION_CREATED)
+
+        version, positions = await self._readers.run(place)
+        forks: list[tuple[str, str]] = []
+        for start in range(0, len(positions), erasure.POSITIONS_A_READ):
+            part = positions[start : start + erasure.POSITIONS_A_READ]
+            forks += await self._readers.run(_forks_among(part))
+        return Erased(version, erasure.copies_of(session_id, forks), not isinstance(outcome, Committed))
 
     async def replayed(self, key: IdempotencyKey) -> Written | None:
         """The first answer under *key*, or None where it is new.
@@ -293,6 +340,10 @@ class Tenant:
             return fork
 
         return await self._readers.run(query)
+
+
+def _forks_among(positions: list[int]) -> Callable[[Connection, Connection], list[tuple[str, str]]]:
+    return lambda _views, ledger_db: erasure.forks_among(ledger_db, positions)
 
 
 def _visible(views: Connection, tenant_id: str, session_id: str) -> SessionState:

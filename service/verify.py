@@ -93,7 +93,7 @@ class Verification:
                 rows: list[tuple[Any, ...]] = self._connection.execute(
                     _ROWS, (self.frontier.size, BATCH_EVENTS)
                 ).fetchall()
-            except database.SQLError as error:
+            except (database.SQLError, UnicodeDecodeError) as error:
                 raise LedgerDamaged(f"The ledger's file is damaged behind position {self.frontier.size}.") from error
             if not rows:
                 return
@@ -132,7 +132,8 @@ class Verification:
         if payload is not None and salt is not None and len(salt) == SALT_BYTES:
             try:
                 decode_payload(kind, schema, payload)
-            except UnknownEvent as error:
+                payload.decode()  # members of free form are not read above, so they may be no UTF-8
+            except (UnknownEvent, UnicodeDecodeError) as error:
                 raise LedgerDamaged(f"The event at position {position} cannot be read: {error}.") from error
             committed = commitment(salt, payload)
             if kind == SESSION_ERASED:
@@ -195,5 +196,8 @@ def verify_ledger(connection: Connection, *, earlier: Head | None = None, progre
     Raises:
         LedgerDamaged: it is not as it must be, or does not extend *earlier*.
     """
-    with database.snapshot(connection):
-        return Verification(connection).run(earlier=earlier, progress=progress)
+    try:
+        with database.snapshot(connection):
+            return Verification(connection).run(earlier=earlier, progress=progress)
+    except (database.SQLError, UnicodeDecodeError) as error:
+        raise LedgerDamaged("The ledger's file is damaged.") from error

@@ -7,6 +7,7 @@ request. Under load the groups grow by themselves: while one is synced, the next
 import asyncio
 import enum
 import threading
+import time
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
@@ -14,17 +15,24 @@ from typing import TypeAlias
 import msgspec
 import structlog
 
-from service import database, ledger
+from service import database, erasure, ledger
 from service.checkpointer import Checkpointer
 from service.clock import now_us
+from service.commands import EraseSession
 from service.committer import Committed, Committer, Outcome, Replayed, Submission
-from service.errors import DomainError, OutcomeUnknown, Overloaded, RefusedToStart, StorageFull
+from service.errors import DomainError, ErasurePending, OutcomeUnknown, Overloaded, RefusedToStart, StorageFull
+from service.rebuilder import Rebuilder
 from service.settings import Settings
 
 log = structlog.get_logger("chatledger.writer")
 
 CATCH_UP_PAUSE_S = 1.0
 """How long the writer waits before it tries again to bring views up to date that could not follow."""
+
+ERASE_AGAIN_S = 1.0
+"""How long until the writer tries again to finish an erasure while somebody holds the files' logs."""
+ERASE_AGAIN_AFTER_FAILURE_S = 60.0
+"""The same where it failed, as on a full disk: to write the files anew is much work to do in vain."""
 
 Failure: TypeAlias = BaseException
 
@@ -35,9 +43,16 @@ class _Waiting(msgspec.Struct, frozen=True, gc=False):
     future: "asyncio.Future[Committed | Replayed]"
 
 
+class _Erased(msgspec.Struct, frozen=True, gc=False):
+    """Somebody wants to know whether the erasures before it are finished."""
+
+    future: "asyncio.Future[bool]"
+
+
 class _Signal(enum.Enum):
     STOP = enum.auto()
     REPAIR = enum.auto()
+    SWAP = enum.auto()
 
 
 class WriterStats:
@@ -54,17 +69,22 @@ class WriterStats:
 class Writer:
     """One thread with the committer, and the bounded queue before it."""
 
-    def __init__(self, committer: Committer, settings: Settings, checkpointer: Checkpointer) -> None:
+    def __init__(
+        self, committer: Committer, settings: Settings, checkpointer: Checkpointer, rebuilder: Rebuilder
+    ) -> None:
         self.stats = WriterStats()
+        self.rebuilder = rebuilder
         self._checkpointer = checkpointer
         self._committer = committer
         self._settings = settings
-        self._queue: SimpleQueue[_Waiting | _Signal] = SimpleQueue()
+        self._queue: SimpleQueue[_Waiting | _Erased | _Signal] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._closing = False
         self._repairing = False
         self._behind = False
+        self._erasing = True  # a crash may have left an erasure to finish
+        self._erase_again_s = 0.0
         # Both are touched by the loop's thread only.
         self._waiting_commands = 0
         self._waiting_bytes = 0
@@ -105,15 +125,38 @@ class Writer:
         self._queue.put(_Waiting(submission, size_bytes, future))
         return await future
 
+    async def erased(self) -> None:
+        """Wait until the content of all sessions erased so far is in no file any more.
+
+        Raises:
+            ErasurePending: something holds the files; the writer goes on trying.
+        """
+        if self._closing or self._loop is None:
+            raise ErasurePending
+        future: asyncio.Future[bool] = self._loop.create_future()
+        self._queue.put(_Erased(future))
+        if not await future:
+            raise ErasurePending
+
     def repair(self) -> None:
         """Have the views built anew from the ledger, between two groups. Callable from any thread."""
         if not self._repairing:
             self._repairing = True
             self._queue.put(_Signal.REPAIR)
 
+    def rebuild(self) -> None:
+        """Have the views built anew beside the live ones, which go on until they are swapped between two groups.
+
+        Raises:
+            RebuildRunning: they are being built already.
+            Overloaded: the service is stopping.
+        """
+        self.rebuilder.start(lambda: self._queue.put(_Signal.SWAP))
+
     async def close(self) -> None:
         """Commit all that was accepted, then end the thread and close the files."""
         self._closing = True
+        await asyncio.to_thread(self.rebuilder.close)
         self._queue.put(_Signal.STOP)
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._checkpointer.close)
@@ -121,13 +164,21 @@ class Writer:
 
     def _run(self) -> None:
         while True:
+            if self._erasing and time.monotonic() >= self._erase_again_s:
+                self._finish_erasures(erasure.RETRY_TIMEOUT_MS)
             group, signal = self._gather()
             if group:
                 outcomes = self._commit([waiting.submission for waiting in group])
                 self._hand_back(group, outcomes)
                 self._checkpoint()
-            if signal is _Signal.REPAIR:
+                if any(isinstance(waiting.submission.command, EraseSession) for waiting in group):
+                    self._finish_erasures(self._settings.busy_timeout_ms)
+            if isinstance(signal, _Erased):
+                self._say_erased(signal, done=not self._erasing)
+            elif signal is _Signal.REPAIR:
                 self._rebuild()
+            elif signal is _Signal.SWAP:
+                self._swap()
             elif signal is _Signal.STOP:
                 return
 
@@ -137,16 +188,46 @@ class Writer:
         except (DomainError, database.SQLError):
             log.exception("checkpoint failed")
 
-    def _gather(self) -> tuple[list[_Waiting], _Signal | None]:
+    def _finish_erasures(self, wait_ms: int) -> None:
+        """Do what is left of them; what cannot be done now is tried again, as long as it takes."""
+        self._erasing, self._erase_again_s = True, time.monotonic() + ERASE_AGAIN_AFTER_FAILURE_S
+        try:
+            db = self._committer.ledger
+            rewriting = erasure.to_rewrite(db)
+            if rewriting:
+                self.rebuilder.cancel()  # it may have read what has to go
+            try:
+                self._erasing = not erasure.finish(self._committer, wait_ms=wait_ms)
+                self._erase_again_s = time.monotonic() + ERASE_AGAIN_S
+            finally:
+                if rewriting:
+                    self.rebuilder.cancel()  # and so may one that was begun since
+        except database.CommitFailed as error:
+            self._note_failure(error)
+            self._recover(error)
+        except Exception as error:
+            log.exception("erasure unfinished")
+            self._repair_if_damaged(error)
+
+    def _say_erased(self, asked: _Erased, *, done: bool) -> None:
+        def deliver() -> None:
+            if not asked.future.done():
+                asked.future.set_result(done)
+
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(deliver)
+
+    def _gather(self) -> tuple[list[_Waiting], _Erased | _Signal | None]:
         """Wait for a command or a signal, then take all commands that wait behind it, up to the next signal."""
         group: list[_Waiting] = []
         try:
-            found = self._queue.get(timeout=CATCH_UP_PAUSE_S if self._behind else None)
+            found = self._queue.get(timeout=CATCH_UP_PAUSE_S if self._behind or self._erasing else None)
         except Empty:
-            self._catch_up()
+            if self._behind:
+                self._catch_up()
             return group, None
         while True:
-            if isinstance(found, _Signal):
+            if isinstance(found, (_Erased, _Signal)):
                 return group, found
             group.append(found)
             if len(group) == self._settings.group_commands_max:
@@ -164,7 +245,14 @@ class Writer:
         except Exception:
             log.exception("views could not catch up")
 
+    def _swap(self) -> None:
+        try:
+            self.rebuilder.swap(self._committer.ledger)
+        except Overloaded:  # the ledger could not be opened again; then the rebuild has nobody to take it
+            self.rebuilder.cancel()
+
     def _rebuild(self) -> None:
+        self.rebuilder.cancel()  # the next generation is now made here
         try:
             self._committer.views.rebuild(self._committer.ledger)
             log.warning("views rebuilt", reason="damaged")
@@ -226,6 +314,8 @@ class Writer:
     def _recover(self, failed: database.CommitFailed) -> DomainError:
         """Open the ledger again after a failed COMMIT and look whether it is there."""
         before = self._committer.views.position
+        # Opening the views again removes what is not whole; and a disk that is full has no room for a rebuild.
+        self.rebuilder.cancel()
         try:
             self._committer.reopen()
             head = ledger.head(self._committer.ledger).position

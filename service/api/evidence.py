@@ -17,7 +17,8 @@ _BYTES = b"application/octet-stream"
 _FOR_EVER = (b"cache-control", b"public, max-age=31536000, immutable")
 
 # The number of a tile in groups of three digits, all but the last with an x before it, and the width of a partial one.
-_PLACE = re.compile(r"/?((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
+# Five groups: the first event of the last tile that has a name is still a number for SQLite.
+_PLACE = re.compile(r"/?((?!x000/)(?:x[0-9]{3}/){0,4}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 
 
 class LedgerHead(msgspec.Struct, frozen=True):

@@ -89,6 +89,7 @@ def _responses(described: dict[str, Any]) -> dict[str, OpenAPIResponse | Referen
 _DESCRIPTIONS = {
     200: "The answer.",
     201: "Made, durable and readable.",
+    202: "Begun.",
     204: "Done.",
     304: "The client has this version already.",
     503: "Not ready, and what of it.",
@@ -184,6 +185,13 @@ FORK_SESSION = _describe(
     headers=("X-Tenant-Id", "Idempotency-Key", "If-Match"),
     about_session=True,
 )
+ERASE_SESSION = _describe(
+    body="EraseInput",
+    answers={200: "Erased"},
+    problems=(*_WRITE, "idempotency-mismatch", "erasure-pending", *_BODY),
+    headers=("X-Tenant-Id", "Idempotency-Key", "If-Match"),
+    about_session=True,
+)
 APPEND_MESSAGES = _describe(
     body="MessageInput|MessageBatch",
     answers={201: "Message|MessageList"},
@@ -213,6 +221,9 @@ LIST_SESSION_EVENTS = _describe(
 LIST_EVENTS = _describe(answers={200: "EventPage"}, problems=("invalid-request",))
 GET_SESSION_PROOF = _describe(answers={200: "ProofBundle"}, problems=("invalid-request", "not-found", "too-large"))
 GET_LEDGER_HEAD = _describe(answers={200: "LedgerHead"}, problems=("invalid-request",), headers=())
+SHOW_PROJECTIONS = _describe(answers={200: "Projections"}, headers=())
+REBUILD_PROJECTIONS = _describe(answers={202: "Projections"}, problems=("rebuild-running",), headers=())
+CANCEL_REBUILD = _describe(answers={204: ""}, headers=())
 LIVE = _describe(answers={200: "Health"}, headers=())
 READY = _describe(answers={200: "Health", 503: "Health"}, headers=())
 METRICS = _describe(answers={200: "text"}, headers=())

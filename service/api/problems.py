@@ -27,6 +27,7 @@ STATUS = {
     "method-not-allowed": 405,
     "session-exists": 409,
     "message-exists": 409,
+    "rebuild-running": 409,
     "version-conflict": 412,
     "too-large": 413,
     "unsupported-media-type": 415,
@@ -35,6 +36,7 @@ STATUS = {
     "internal-error": 500,
     "overloaded": 503,
     "outcome-unknown": 503,
+    "erasure-pending": 503,
     "storage-full": 507,
 }
 """Each problem's name and status (docs/http-api.md)."""

@@ -13,6 +13,7 @@ TEXT: JsonSchema = {"type": "string"}
 TEXT_OR_NULL: JsonSchema = {"type": ["string", "null"]}
 _VERSION: JsonSchema = {"type": "integer", "minimum": 1}
 _HASH: JsonSchema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_COUNT: JsonSchema = {"type": "integer", "minimum": 0}
 _OBJECT: JsonSchema = {"type": "object"}
 _OBJECT_OR_NULL: JsonSchema = {"type": ["object", "null"]}
 _OBJECTS_OR_NULL: JsonSchema = {"type": ["array", "null"], "items": {"type": "object"}}
@@ -112,6 +113,21 @@ SCHEMAS: dict[str, JsonSchema] = {
             "title": TEXT_OR_NULL,
         },
         examples=[{"id": "s-2", "version": 3}],
+    ),
+    "EraseInput": _object(
+        {"reason": {"type": "string", "minLength": 1, "maxLength": 1000}},
+        ("reason",),
+        description="The reason stays in the session's history: keep personal data out of it.",
+        examples=[{"reason": "Request 17 under article 17 GDPR"}],
+    ),
+    "Erased": _object(
+        {
+            "session_id": ID,
+            "version": _VERSION,
+            "events_erased": {"type": "integer", "minimum": 1},
+            "forks": {"type": "array", "items": ID, "description": "Sessions that hold copies of it."},
+        },
+        ("session_id", "version", "events_erased", "forks"),
     ),
     "Session": _object(
         {
@@ -229,6 +245,34 @@ SCHEMAS: dict[str, JsonSchema] = {
             "next_cursor": TEXT_OR_NULL,
         },
         ("data", "has_more", "next_cursor"),
+    ),
+    "Projections": _object(
+        {
+            "generation": {"type": "integer", "description": "The number of the live views' file."},
+            "data": {
+                "type": "array",
+                "items": _object(
+                    {"name": TEXT, "version": {"type": "integer"}, "position": _COUNT, "lag_events": _COUNT},
+                    ("name", "version", "position", "lag_events"),
+                ),
+            },
+            "rebuild": {
+                "oneOf": [
+                    {"type": "null"},
+                    _object(
+                        {
+                            "generation": _VERSION,
+                            "events_done": _COUNT,
+                            "events_total": _COUNT,
+                            "events_per_second": {"type": "number"},
+                            "seconds_left": {"type": ["number", "null"]},
+                        },
+                        ("generation", "events_done", "events_total", "events_per_second", "seconds_left"),
+                    ),
+                ]
+            },
+        },
+        ("generation", "data", "rebuild"),
     ),
     "Health": _object({"status": TEXT, "checks": {"type": "object", "additionalProperties": TEXT}}, ("status",)),
     "Problem": {

@@ -7,6 +7,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from projections.views import Views
 from service.errors import InvalidRequest
 from service.readers import Readers
 from service.settings import Settings
@@ -23,6 +24,7 @@ class Services(msgspec.Struct, frozen=True):
     settings: Settings
     writer: Writer
     readers: Readers
+    views: Views
     log: TransparencyLog
     cursors: "Cursors"
     registry: CollectorRegistry

@@ -222,12 +222,6 @@ def test_a_replay_mends_views_that_were_changed_by_hand(folder: Path) -> None:
         assert dump(store.views.db) == lived
 
 
-def test_a_replay_beside_a_running_server_is_refused(server: Server) -> None:
-    """The server has its own."""
-    said = refuse("replay", "--database", server.database, cwd=Path(server.database).parent)
-    assert "in use" in said
-
-
 # status
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -26,10 +27,12 @@ from support.store import (
 from support.tables import dump, dump_rebuilt, wrong_leaves
 
 from projections import batch, feed, messages
+from service import erasure, ledger, verify
 from service.commands import (
     Command,
     CreateSession,
     DeleteSession,
+    EraseSession,
     ForkSession,
     RemoveMessage,
     UpdateSession,
@@ -106,7 +109,8 @@ removals = st.builds(
     if_matches,
 )
 deletions = st.builds(lambda where, if_match: Op("delete", where, if_match=if_match), wheres, if_matches)
-any_ops = st.one_of(creations, appends, appends, updates, removals, deletions)
+erasures = st.builds(lambda where, if_match: Op("erase", where, if_match=if_match), wheres, if_matches)
+any_ops = st.one_of(creations, appends, appends, updates, removals, deletions, erasures)
 
 
 class Ledger(RuleBasedStateMachine):
@@ -147,7 +151,8 @@ class Ledger(RuleBasedStateMachine):
         if session is not None and (where[0], source) != where:
             version = data.draw(st.integers(1, session.version))
             op = Op("fork", where, source=source, source_version=version, key=key)
-            before = [Op("delete", (where[0], source))] * data.draw(st.integers(0, 1))
+            end = data.draw(st.sampled_from(("delete", "erase")))
+            before = [Op(end, (where[0], source))] * data.draw(st.integers(0, 1))
             self.commit([*before, op])
 
     @precondition(lambda self: self.sent)
@@ -180,6 +185,7 @@ class Ledger(RuleBasedStateMachine):
         """Commit *ops* as one group and compare each outcome."""
         submissions = [self._submission(op) for op in ops]
         outcomes = self.store.commit(*submissions)
+        assert erasure.finish(self.store.committer, wait_ms=100)
         for op, submission, outcome in zip(ops, submissions, outcomes, strict=True):
             self._compare(op, submission, self.model.run(op), outcome)
         self.sent.extend(op for op in ops if op.kind != "fork")
@@ -204,7 +210,7 @@ class Ledger(RuleBasedStateMachine):
             return RemoveMessage(op.message_id)
         if op.kind == "fork":
             return self._fork_command(op)
-        return DeleteSession()
+        return EraseSession("asked to") if op.kind == "erase" else DeleteSession()
 
     def _fork_command(self, op: Op) -> ForkSession:
         tenant = self.store.tenant(op.where[0])
@@ -216,11 +222,14 @@ class Ledger(RuleBasedStateMachine):
             assert outcome.name in expected.names
         elif isinstance(expected, Again):
             assert isinstance(outcome, Replayed), (op, outcome)
-            written = run(
-                self.store.tenant(op.where[0]).write(
-                    op.where[1], submission.command, size_bytes=0, idempotency_key=submission.idempotency_key
-                )
+            asked = self.store.tenant(op.where[0]).write(
+                op.where[1], submission.command, size_bytes=0, idempotency_key=submission.idempotency_key
             )
+            if ledger.is_erased(self.store.ledger, outcome.answer.stream):
+                with pytest.raises(NotFound):
+                    run(asked)
+                return
+            written = run(asked)
             first = self.answers[expected.op]
             assert written.replayed
             assert (written.version, written.messages) == (first.version, first.messages)
@@ -289,9 +298,16 @@ class Ledger(RuleBasedStateMachine):
             self._past_is_as_it_was()
             assert dump_rebuilt(self.store, self.folder) == dump(self.store.views.db)
             assert wrong_leaves(self.store.ledger) == []
+            self._only_what_was_erased_is_gone()
         finally:
             self.store.close()
             shutil.rmtree(self.folder)
+
+    def _only_what_was_erased_is_gone(self) -> None:
+        """All payloads of erased sessions but that of the erasure, and no other; the tree still holds."""
+        gone = self.store.ledger.execute("SELECT count(*) FROM events WHERE payload IS NULL OR salt IS NULL").get
+        assert gone == sum(session.version - 1 for session in self.model.sessions.values() if session.erased)
+        assert verify.verify_ledger(self.store.ledger).size == self.store.views.position
 
     def _past_is_as_it_was(self) -> None:
         for (tenant, name), session in self.model.sessions.items():

@@ -12,7 +12,7 @@ Where: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True)
 class Op:
-    """A command in plain values. `kind` is create, append, update, remove, fork or delete."""
+    """A command in plain values. `kind` is create, append, update, remove, fork, delete or erase."""
 
     kind: str
     where: Where
@@ -48,6 +48,7 @@ class ModelSession:
     version: int = 0
     messages: list[ModelMessage] = field(default_factory=list)
     deleted: bool = False
+    erased: bool = False
     past: dict[int, "ModelSession"] = field(default_factory=dict)
 
     def step(self) -> None:
@@ -128,12 +129,12 @@ class Model:
         return Accepted(self.sessions[op.where].version)
 
     def _refusals(self, op: Op) -> set[str]:
-        if op.kind == "create":
-            return {"session-exists"} if op.where in self.sessions else set()
-        if op.kind == "fork":
-            missing = self.visible((op.where[0], op.source)) is None
+        if op.kind in ("create", "fork"):
+            missing = op.kind == "fork" and self.visible((op.where[0], op.source)) is None
             applies = {"not-found": missing, "session-exists": op.where in self.sessions}
             return {name for name, applied in applies.items() if applied}
+        if op.kind == "erase":
+            return self._refusals_of_erasure(op)
         session = self.visible(op.where)
         if session is None:
             return {"not-found"}
@@ -152,6 +153,13 @@ class Model:
         if op.if_match not in (None, session.version):
             names.add("version-conflict")
         return names
+
+    def _refusals_of_erasure(self, op: Op) -> set[str]:
+        session = self.sessions.get(op.where)
+        if session is None:
+            return {"not-found"}
+        stale = not session.erased and op.if_match not in (None, session.version)
+        return {"version-conflict"} if stale else set()
 
     def _create(self, op: Op) -> None:
         session = self.sessions[op.where] = ModelSession(json.loads(op.patch) | {"archived": False})
@@ -197,6 +205,12 @@ class Model:
         session = self.sessions[op.where]
         session.deleted = True
         session.step()
+
+    def _erase(self, op: Op) -> None:
+        session = self.sessions[op.where]
+        if not session.erased:
+            session.deleted = session.erased = True
+            session.step()
 
     def learn(self, where: Where, times: dict[str, str]) -> None:
         """Take over the times that the service gave, once and for all, into the past too."""

@@ -18,6 +18,7 @@ from service.committer import Committed, Committer, Outcome, Replayed, Submissio
 from service.database import Connection
 from service.errors import NotFound, OutcomeUnknown, Overloaded, SessionExists, StorageFull
 from service.idempotency import IdempotencyKey
+from service.rebuilder import Rebuilder
 from service.writer import Writer
 
 Commit: TypeAlias = Callable[[Committer, Sequence[Submission]], list[Outcome]]
@@ -60,7 +61,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 async def running(store: Store, gate: Gate | None = None) -> AsyncIterator[Writer]:
     """A writer on *store*, closed in the end."""
     checkpointer = Checkpointer(store.location, store.settings, store.views)
-    writer = Writer(store.committer, store.settings, checkpointer)
+    rebuilder = Rebuilder(store.location, store.settings, store.views)
+    writer = Writer(store.committer, store.settings, checkpointer, rebuilder)
     writer.start()
     try:
         yield writer

@@ -1,0 +1,94 @@
+"""`/v1/admin/projections`: how far the read models have come, and building them anew while serving."""
+
+import asyncio
+
+import msgspec
+from litestar import delete, get, post
+
+from service.api import openapi
+from service.api.answer import Answer
+from service.api.call import Call
+from service.database import Connection
+from service.rebuilder import RebuildProgress
+
+
+class ProjectionState(msgspec.Struct, frozen=True):
+    """One projection, as an operator sees it."""
+
+    name: str
+    version: int
+    position: int
+    lag_events: int
+
+
+class ProjectionsState(msgspec.Struct, frozen=True):
+    """All of them. `generation` is the number of the live views' file."""
+
+    generation: int
+    data: list[ProjectionState]
+    rebuild: RebuildProgress | None
+
+
+@get(
+    "/v1/admin/projections",
+    operation_id="showProjections",
+    operation_class=openapi.SHOW_PROJECTIONS,
+    tags=("Administration",),
+)
+async def show_projections(request: Call) -> Answer:
+    """Read how far each projection has come, and a rebuild that is under way."""
+    request.refuse_unknown_query()
+    return Answer(await _state(request))
+
+
+@post(
+    "/v1/admin/projections/rebuild",
+    operation_id="rebuildProjections",
+    operation_class=openapi.REBUILD_PROJECTIONS,
+    tags=("Administration",),
+)
+async def rebuild_projections(request: Call) -> Answer:
+    """Build the views anew beside the live ones, which they replace once they are whole."""
+    request.refuse_unknown_query()
+    request.services.writer.rebuild()
+    return Answer(await _state(request), status=202)
+
+
+@delete(
+    "/v1/admin/projections/rebuild",
+    operation_id="cancelRebuild",
+    status_code=200,  # Litestar takes no 204 from a handler that returns a value; the answer has its own
+    operation_class=openapi.CANCEL_REBUILD,
+    tags=("Administration",),
+)
+async def cancel_rebuild(request: Call) -> Answer:
+    """Stop a rebuild that is under way, if there is one; the live views stay as they are."""
+    request.refuse_unknown_query()
+    await asyncio.to_thread(request.services.writer.rebuilder.cancel)
+    return Answer(b"", status=204)
+
+
+async def _state(request: Call) -> bytes:
+    services = request.services
+    # Before the positions and in this order: a rebuild that is over by then has swapped its generation in, if ever.
+    rebuild = services.writer.rebuilder.progress
+    generation = services.views.generation
+    position, lag = await services.readers.run(reached_and_lag)
+    state = ProjectionsState(
+        generation=generation,
+        data=[
+            ProjectionState(name=each.name, version=each.version, position=position, lag_events=lag)
+            for each in services.views.projections
+        ],
+        rebuild=rebuild,
+    )
+    return msgspec.json.encode(state)
+
+
+def reached_and_lag(views: Connection, ledger_db: Connection) -> tuple[int, int]:
+    """The position of the views, and how many events they are behind the ledger."""
+    # The ledger first: the views' snapshot begins with their first query, so what is committed in between does
+    # not look like a lag.
+    head = int(ledger_db.execute("SELECT coalesce(max(position), 0) FROM events").get)
+    reached = int(views.execute("SELECT position FROM views").get)
+    return reached, max(0, head - reached)

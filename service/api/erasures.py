@@ -1,0 +1,53 @@
+"""`POST /v1/sessions/{id}/erase`: a session's content is gone for good; that it was there, and who erased it, stays."""
+
+import msgspec
+from litestar import post
+from litestar.params import FromPath
+
+from service.api import openapi
+from service.api.answer import Answer
+from service.api.call import Call, decode
+from service.errors import InvalidRequest
+
+REASON_CHARACTERS_MAX = 1000
+
+
+class EraseInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body."""
+
+    reason: str
+
+
+class EraseDocument(msgspec.Struct, frozen=True):
+    """The answer: what was erased, and where copies are."""
+
+    session_id: str
+    version: int
+    events_erased: int
+    forks: list[str]
+
+
+_erase = msgspec.json.Decoder(EraseInput)
+
+
+@post(
+    "/v1/sessions/{session_id:str}/erase",
+    operation_id="eraseSession",
+    operation_class=openapi.ERASE_SESSION,
+    status_code=200,
+    tags=("Audit",),
+)
+async def erase_session(request: Call, session_id: FromPath[str]) -> Answer:
+    """Erase a session for good, also a deleted one; its events stay without their content."""
+    request.refuse_unknown_query()
+    tenant, body = request.tenant(), await request.json_body()
+    key, expected = request.idempotency_key(body), request.if_match()
+    reason = decode(_erase, body).reason
+    if not 1 <= len(reason) <= REASON_CHARACTERS_MAX:
+        raise InvalidRequest(f"Expected 1 to {REASON_CHARACTERS_MAX} characters.", field="$.reason")
+    erased = await tenant.erase(
+        session_id, reason, size_bytes=len(body), expected_version=expected, idempotency_key=key
+    )
+    document = EraseDocument(session_id, erased.version, erased.version - 1, erased.forks)
+    headers = [(b"idempotency-replayed", b"true")] if erased.replayed else []
+    return Answer(msgspec.json.encode(document), version=erased.version, headers=headers)

@@ -1,0 +1,93 @@
+"""A copy of the ledger: taken beside whoever writes to it, verified, and named only once it is whole."""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from service import database, ledger, offline, tree
+from service.database import Connection
+from service.errors import LedgerDamaged, RefusedToStart
+from service.location import Location, put_in_place, unfinished
+from service.merkle import Frontier
+from service.settings import Settings
+from service.verify import verify_ledger
+
+PAGES_A_STEP = 1_000
+"""4 MiB: after each step the progress is shown, and Ctrl-C is heard."""
+
+Progress = Callable[[int, int], None]
+
+
+def backup(
+    settings: Settings,
+    destination: Path,
+    *,
+    on_copied: Progress,
+    on_verified: Progress,
+    pages_a_step: int = PAGES_A_STEP,
+) -> Frontier:
+    """Copy the ledger of *settings* into the new file *destination*: one file, synced and verified.
+
+    The signing key is not in it. Whoever kills it leaves `DESTINATION.unfinished`, which the next one takes over.
+
+    Args:
+        settings: They name the ledger.
+        destination: A name that is free, in a folder that is there.
+        on_copied: Called with the pages copied, and those to copy.
+        on_verified: Called with the events verified, and those to verify.
+        pages_a_step: The pages that are copied at a time.
+
+    Returns:
+        The tree of the copy.
+
+    Raises:
+        RefusedToStart: the name is taken, cannot be written, or there is no ledger.
+        LedgerDamaged: the ledger, or what has become of it, is not as it must be.
+    """
+    location = offline.existing(settings)
+    final = str(destination.absolute())
+    try:
+        with unfinished(final) as name:
+            with closing(database.open_ledger_reader(location, settings)) as source:
+                copy(source, name, settings, on_copied, pages_a_step=pages_a_step)
+            found = verified(name, settings, on_verified)
+            put_in_place(name, final)
+    except OSError as error:
+        raise RefusedToStart(f"{destination} cannot be written: {error.strerror}.") from error
+    except database.SQLError as error:
+        if database.is_damage(error):
+            raise LedgerDamaged("The ledger's file is damaged.") from error
+        raise RefusedToStart(f"{destination} cannot be written: {error}.") from error
+    return found
+
+
+def copy(
+    source: Connection, name: str, settings: Settings, on_copied: Progress, *, pages_a_step: int = PAGES_A_STEP
+) -> None:
+    """Copy the ledger of *source* into the file *name*, as one file of our schema.
+
+    All steps are inside one read transaction, because a step that finds the source changed by another process begins
+    from the first page again (https://www.sqlite.org/backup.html), and a server under load changes it all the time.
+    The price: until the copy is done the server's write-ahead log is not cut. VACUUM INTO would be one read transaction
+    too, but shows no progress, and writes indexes and free pages anew: it would hide the damage that `verified` is to
+    find in them.
+    """
+    with closing(database.open_copy(name, settings)) as target, database.snapshot(source):
+        ledger.head(source)  # a transaction sees its state only from its first read on
+        with target.backup("main", source, "main") as copying:
+            while not copying.done:
+                copying.step(pages_a_step)
+                on_copied(copying.page_count - copying.remaining, copying.page_count)
+    with closing(database.open_unfinished(name, settings)) as target:
+        tree.open_tree(target, ledger.head(target).position)
+        database.close_as_one_file(target)
+
+
+def verified(name: str, settings: Settings, on_verified: Progress) -> Frontier:
+    """The tree of the ledger in the file *name*, all of which was read again.
+
+    Raises:
+        LedgerDamaged: it is not as it must be.
+    """
+    with closing(database.open_ledger_reader(Location(name, memory=False), settings)) as connection:
+        return verify_ledger(connection, progress=on_verified)

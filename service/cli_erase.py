@@ -1,0 +1,121 @@
+"""`chatledger erase`: sessions erased for good, here or by the server that has the ledger."""
+
+import http.client
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+
+from service import erasure, ledger, location, offline
+from service.committer import Committer
+from service.errors import LedgerLocked, RefusedToStart
+from service.ids import is_id
+from service.options import check_tenant, database_option, settings_with
+from service.settings import Settings
+
+ACTOR = "cli"
+REASON_CHARACTERS_MAX = 1000
+TIMEOUT_S = 600.0
+"""The server writes its files anew before it answers."""
+
+REQUESTS_AT_ONCE = 32
+NO_SESSION = "this user has no session in the tenant"
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What is needed of the server's answer, a problem's too."""
+
+    version: int = 0
+    events_erased: int = 0
+    forks: list[str] = []
+    detail: str = ""
+
+
+@click.command()
+@database_option
+@click.option("--session", help="The session to erase.")
+@click.option("--user", help="Erase all sessions of this user, deleted ones too.")
+@click.option("--tenant", default="default", show_default=True, help="The tenant of the sessions.")
+@click.option("--reason", required=True, help="Why; it stays in the history of each session.")
+def erase(database: str | None, session: str | None, user: str | None, tenant: str, reason: str) -> None:
+    """Erase a session, or all sessions of a user: their content is gone for good.
+
+    Beside a running server it has the server do it.
+    """
+    settings = settings_with(database_path=database)
+    check_tenant(tenant)
+    if (session is None) == (user is None):
+        raise click.UsageError("Either --session or --user is needed.")
+    if not 1 <= len(reason) <= REASON_CHARACTERS_MAX or "\0" in reason:
+        raise click.BadParameter(f"Expected 1 to {REASON_CHARACTERS_MAX} characters.", param_hint="--reason")
+    if session is not None and not is_id(session):
+        raise click.BadParameter("This is no session's id.", param_hint="--session")
+    offline.existing(settings)
+    try:
+        with offline.writing(settings) as committer:
+            _here(committer, tenant, session, user, reason)
+    except LedgerLocked:
+        url = location.noted_address(offline.existing(settings))
+        if url is None:
+            raise
+        _there(url, tenant, _wanted_beside(settings, tenant, session, user), reason)
+
+
+def _here(committer: Committer, tenant: str, session: str | None, user: str | None, reason: str) -> None:
+    views_db, ledger_db = committer.views.db, committer.ledger
+    wanted = [session] if session is not None else []
+    if user is not None:
+        wanted = erasure.sessions_of_user(views_db, ledger_db, tenant, user)
+    if not wanted:
+        click.echo(NO_SESSION)
+    for name in wanted:
+        erasure.erase(committer, tenant_id=tenant, session_id=name, reason=reason, actor=ACTOR)
+    erasure.finish_now(committer)
+    # Which forks there are is known from what is left: a fork that was erased with them holds nothing any more.
+    forks = erasure.forks_among(ledger_db, erasure.positions_of(views_db, tenant, "session.created"))
+    for name in wanted:
+        stream = ledger.find_stream(ledger_db, tenant, name)
+        version = 0 if stream is None else ledger.version_of(ledger_db, stream)
+        _say(name, version - 1, erasure.copies_of(name, forks))
+
+
+def _there(url: str, tenant: str, wanted: list[str], reason: str) -> None:
+    # Several at a time: what waits for the server's writer is one group, for which it writes its files anew once.
+    if not wanted:
+        click.echo(NO_SESSION)
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        answers = pool.map(lambda name: _ask(url, tenant, name, reason), wanted)
+        for name, answer in zip(wanted, answers, strict=True):
+            _say(name, answer.events_erased, answer.forks)
+
+
+def _wanted_beside(settings: Settings, tenant: str, session: str | None, user: str | None) -> list[str]:
+    if user is None:
+        return [] if session is None else [session]
+    with offline.reading(settings) as (views_db, ledger_db):
+        return erasure.sessions_of_user(views_db, ledger_db, tenant, user)
+
+
+def _say(session: str, events_erased: int, forks: list[str]) -> None:
+    click.echo(f"{session}: {events_erased} events erased")
+    for fork in forks:
+        click.echo(f"{session}: the fork {fork} holds copies")
+
+
+def _ask(url: str, tenant: str, session: str, reason: str) -> _Answer:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
+    headers = {"Content-Type": "application/json", "X-Tenant-Id": tenant}
+    try:
+        body = msgspec.json.encode({"reason": reason})
+        connection.request("POST", f"/v1/sessions/{session}/erase", body, headers)
+        answer = connection.getresponse()
+        found = msgspec.json.decode(answer.read(), type=_Answer)
+    except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
+        raise RefusedToStart(f"The server at {url} does not answer: {error or type(error).__name__}.") from error
+    finally:
+        connection.close()
+    if answer.status >= http.client.BAD_REQUEST:
+        refusal = f"{session}: {found.detail}"
+        raise RefusedToStart(f"The server at {url} refused: {refusal}")
+    return found

@@ -1,0 +1,64 @@
+"""`chatledger replay`: the views built anew, here or by the server that has them; or only checked."""
+
+import sys
+
+import click
+
+from projections.compare import Difference
+from service import check, location, offline, remote
+from service.errors import LedgerLocked
+from service.options import database_option, settings_with
+from service.progress import Progress
+from service.settings import Settings
+
+DIFFERENCES_SHOWN = 20
+"""How many differences a check names; views of another history have as many as rows."""
+
+
+@click.command()
+@database_option
+@click.option("--check", "only_check", is_flag=True, help="Change nothing: compare the views with a rebuild.")
+def replay(database: str | None, only_check: bool) -> None:  # noqa: FBT001
+    """Rebuild the views from the ledger alone, into a new file that then takes the old one's place.
+
+    Beside a running server it has the server do it, which goes on serving.
+    """
+    settings = settings_with(database_path=database)
+    if only_check:
+        _check(settings)
+        return
+    try:
+        _here(settings)
+    except LedgerLocked:
+        url = location.noted_address(offline.existing(settings))
+        if url is None:
+            raise
+        with Progress("replay", unit="events") as progress:
+            generation = remote.rebuild(url, progress.update)
+        click.echo(f"the server at {url} has rebuilt its views: generation {generation}")
+
+
+def _here(settings: Settings) -> None:
+    with offline.rebuilding(settings) as (views, ledger_db):
+        with Progress("replay", unit="events") as progress:
+            views.rebuild(ledger_db, progress.update)
+        click.echo(f"{views.position} events replayed into {views.name}")
+
+
+def _check(settings: Settings) -> None:
+    found = 0
+
+    def say(difference: Difference) -> None:
+        nonlocal found
+        found += 1
+        if found <= DIFFERENCES_SHOWN:
+            click.echo(str(difference))
+        elif found == DIFFERENCES_SHOWN + 1:
+            click.echo("… and more; the last line has the count")
+
+    with Progress("replay", unit="events") as progress:
+        position = check.check(settings, on_difference=say, progress=progress.update)
+    if found:
+        click.echo(f"{found} differences between the views and a rebuild of {position} events")
+        sys.exit(1)
+    click.echo(f"the views are what {position} events make of them")

@@ -1,0 +1,210 @@
+"""Building the views anew while serving: beside the live ones, which then give way between two groups.
+
+The rebuild has a thread and connections of its own; the ledger is only read. The writer's thread does no more than the
+last bit of catching up and the swap, some milliseconds: the file is synced before, and the old one is closed and
+removed after (docs/decisions/0004-views-in-generations.md).
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+
+import msgspec
+import structlog
+
+from projections.build import ASIDE, Builder
+from projections.views import Views
+from service import database, ledger
+from service.database import Connection
+from service.errors import ChatledgerError, Overloaded, RebuildRunning, RefusedToStart
+from service.location import Location, remove
+from service.settings import Settings
+
+log = structlog.get_logger("chatledger.rebuilder")
+
+STOP_WAIT_S = 5.0
+"""How long a stop waits for the thread. Only a sync of the whole file takes longer, and what it leaves behind is
+removed at the next start."""
+NICENESS = 10
+"""The rebuild gives way to requests where there are too few cores for both (sched(7)): with two cores appends keep 0.73
+of their speed, and 0.51 without; with 19 it may wait for a processor while it holds the interpreter lock."""
+
+
+class RebuildUnsound(ChatledgerError):
+    """The new views did not pass their check."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The new views cannot be used: {reason}.")
+
+
+class RebuildProgress(msgspec.Struct, frozen=True):
+    """How far a rebuild is. When all its events are done, the file is still indexed, synced and checked."""
+
+    generation: int
+    events_done: int
+    events_total: int
+    events_per_second: float
+    seconds_left: float | None
+
+
+class _Job:
+    """One rebuild. All but `swapping` is written by one thread only."""
+
+    def __init__(self, name: str, generation: int, builder: Builder, events_total: int) -> None:
+        self.name = name
+        self.generation = generation
+        self.builder = builder
+        self.done, self.total = 0, events_total
+        self.started_s = time.monotonic()
+        self.built = False
+        self.swapping = False
+        self.swapped = False
+        self.error: Exception | None = None
+        self.settled = threading.Event()  # swapped in, or it never will be
+
+    def note(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
+
+    def progress(self) -> RebuildProgress:
+        seconds = max(time.monotonic() - self.started_s, 1e-3)
+        done, total = self.done, self.total
+        speed = done / seconds
+        left_s = round((total - done) / speed, 1) if speed else None
+        return RebuildProgress(self.generation, done, total, round(speed, 1), left_s)
+
+
+class Rebuilder:
+    """At most one rebuild at a time. Callable from any thread, but for `swap`."""
+
+    def __init__(self, location: Location, settings: Settings, views: Views) -> None:
+        self._location = location
+        self._settings = settings
+        self._views = views
+        self._lock = threading.Lock()
+        self._job: _Job | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def progress(self) -> RebuildProgress | None:
+        """Of the rebuild that is under way, or None."""
+        job = self._job
+        return None if job is None else job.progress()
+
+    def start(self, on_built: Callable[[], None]) -> RebuildProgress:
+        """Begin one. Once it is built, *on_built* is called, to have the writer's thread call `swap`.
+
+        Raises:
+            RebuildRunning: one is under way.
+            Overloaded: the service is stopping.
+        """
+        with self._lock:
+            if self._closed:
+                raise Overloaded("The service is stopping.")
+            if self._job is not None:
+                raise RebuildRunning
+            views, generation = self._views, self._views.generation + 1
+            builder = Builder(views.beside, self._location, self._settings, views.projections)
+            self._job = job = _Job(views.beside, generation, builder, views.position)
+            self._thread = threading.Thread(target=self._run, args=(job, on_built), name="rebuild", daemon=True)
+            self._thread.start()
+        return job.progress()
+
+    def cancel(self) -> None:
+        """Stop the rebuild that is under way, if there is one, and remove its file; the live views stay.
+
+        One that is being swapped in just now is not stopped any more.
+        """
+        with self._lock:
+            job, thread = self._job, self._thread
+            if job is None or thread is None:
+                return
+            if not job.swapping:
+                job.builder.stop()
+                job.settled.set()
+        thread.join(STOP_WAIT_S)
+
+    def close(self) -> None:
+        """Cancel, and begin no other."""
+        with self._lock:
+            self._closed = True
+        self.cancel()
+
+    def swap(self, ledger_db: Connection) -> None:
+        """Put what was built in the place of the live views. For the writer's thread, between two groups."""
+        with self._lock:
+            job = self._job
+            if job is None or not job.built or job.settled.is_set():
+                return
+            job.swapping = True
+        started_s = time.monotonic()
+        try:
+            if self._location.memory:
+                self._views.rebuild(ledger_db, job.note)
+            else:
+                self._views.take_over(ledger_db, job.name, job.generation)
+            job.swapped = True
+            log.info("views swapped", generation=job.generation, ms=round((time.monotonic() - started_s) * 1000, 3))
+        except Exception as error:  # noqa: BLE001  # the thread of the rebuild reports it; the writer's has to live on
+            job.error = error
+        job.settled.set()
+
+    def _run(self, job: _Job, on_built: Callable[[], None]) -> None:
+        _give_way()
+        try:
+            log.info("rebuild started", generation=job.generation, events=job.total)
+            if not self._location.memory:
+                self._build(job)
+            self._hand_over(job, on_built)
+        except Exception:
+            if job.builder.stopped:
+                log.warning("rebuild cancelled", generation=job.generation)
+            else:
+                log.exception("rebuild failed", generation=job.generation)
+        finally:
+            if not self._location.memory:
+                remove(job.name)
+                remove(job.name + ASIDE)
+            with self._lock:
+                self._job = None
+
+    def _build(self, job: _Job) -> None:
+        """Fill the file, check it, catch up, and have it on the disk and closed."""
+        with (
+            closing(database.open_ledger_reader(self._location, self._settings)) as ledger_db,
+            closing(job.builder.build(ledger_db, job.note)) as db,
+        ):
+            reason = self._views.distrust(db, schema="main", name=job.name)
+            if reason is not None:
+                raise RebuildUnsound(reason)
+            job.note(job.builder.follow(db, ledger_db, job.note), ledger.head(ledger_db).position)
+            database.checkpoint(db)
+
+    def _hand_over(self, job: _Job, on_built: Callable[[], None]) -> None:
+        with ExitStack() as stack:
+            if not self._location.memory:
+                # Whoever closes the old file last copies its write-ahead log back: that shall not be the writer.
+                with suppress(RefusedToStart, database.SQLError):
+                    old = database.open_reader(self._views.name, self._location, self._settings)
+                    stack.callback(old.close)
+            job.built = True
+            on_built()
+            job.settled.wait()
+        if job.error is not None:
+            raise job.error
+        if job.swapped:
+            self._views.discard_older()
+            seconds = round(time.monotonic() - job.started_s, 3)
+            log.info("views rebuilt", reason="asked for", generation=job.generation, seconds=seconds)
+        else:
+            log.warning("rebuild cancelled", generation=job.generation)
+
+
+def _give_way() -> None:
+    """Let the calling thread, and those that it starts, have less of the processor than the others."""
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own by this call
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,0 +1,370 @@
+"""Erasing a session: its content is in no file any more, whatever came before, and all else stays (rule 9)."""
+
+import contextlib
+import hashlib
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+from support.canary import CANARY, copied, found_in
+from support.store import Store, append, create, delete, message, remove, run, submit, update
+from support.tables import dump, dump_rebuilt, wrong_leaves
+
+from service import database, erasure, ledger, verify
+from service.commands import EraseSession
+from service.committer import Committed, Replayed
+from service.errors import ErasurePending, NotFound, VersionConflict
+from service.idempotency import IdempotencyKey
+from service.settings import Settings
+
+LONG = f"{CANARY} " * 1_000
+REASON = "request 17"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The data folder, with nothing else in it."""
+    path = tmp_path / "data"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[Store]:
+    """An open store whose session `s` has the canary everywhere, between others that do not."""
+    with Store(folder / "ledger.db") as opened:
+        fill(opened)
+        yield opened
+
+
+def fill(store: Store, session: str = "s", text: str = CANARY) -> None:
+    """Write a session of which every text holds *text*, interleaved with others."""
+    key = IdempotencyKey("k-" + session, hashlib.sha256(b"x").digest())
+    made = create(session, message("m0", text, name=text), title=text, user_id=text, traits=msgspec.Raw(traits(text)))
+    store.commit_all(msgspec.structs.replace(made, idempotency_key=key), create("o-" + session, message("m0", "kept")))
+    for number in range(1, 60):
+        content = f"{text} " * (1_000 if number % 20 == 0 else number)
+        store.commit_all(
+            append(session, message(f"m{number}", content, metadata={"note": text})),
+            append("o-" + session, message(f"m{number}", "kept " * number)),
+        )
+    store.commit_all(remove(session, "m3"), update(session, title=f"{text} again", traits={"more": text * 40}))
+
+
+def traits(text: str) -> bytes:
+    """Traits with *text* in a name and a value."""
+    return msgspec.json.encode({text: [text]})
+
+
+def erase(session: str = "s", *, if_match: int | None = None, key: IdempotencyKey | None = None) -> object:
+    """The command in its envelope."""
+    return submit(session, EraseSession(REASON), if_match=if_match, key=key)
+
+
+def finish(store: Store) -> None:
+    """What the writer does behind the group."""
+    assert erasure.finish(store.committer, wait_ms=100)
+
+
+def leaves(store: Store) -> list[tuple[object, ...]]:
+    """All that must stay of each event."""
+    return store.ledger.execute(
+        "SELECT position, stream, version, type, schema, recorded_at, actor, request_id, leaf FROM events"
+    ).fetchall()
+
+
+def test_no_file_holds_the_content_afterwards(store: Store, folder: Path) -> None:
+    """While the store is open, and after it is closed; neither in a page's unused part nor in a log."""
+    assert {"ledger.db-wal", "ledger.db.views.000001.db-wal"} <= set(found_in(folder))
+    store.commit_all(erase())
+    finish(store)
+    assert found_in(folder) == []
+    store.close()
+    assert found_in(folder) == []
+    store.open()
+
+
+def test_it_is_gone_from_checkpointed_files_too(store: Store, folder: Path) -> None:
+    """Also where the content has long been in the databases themselves."""
+    store.close()
+    assert {"ledger.db", "ledger.db.views.000001.db"} <= set(found_in(folder))
+    store.open()
+    store.commit_all(erase())
+    finish(store)
+    assert found_in(folder) == []
+
+
+def test_all_else_stays(store: Store, tmp_path: Path) -> None:
+    """Envelopes and leaves of all events, the payloads of other sessions, and live rows are those of a rebuild."""
+    before, others = leaves(store), payloads_of(store, "o-s")
+    store.commit_all(erase())
+    finish(store)
+    assert leaves(store)[: len(before)] == before
+    assert payloads_of(store, "o-s") == others
+    assert payloads_of(store, "s")[:-1] == [None] * (len(payloads_of(store, "s")) - 1)
+    assert wrong_leaves(store.ledger) == []
+    assert dump_rebuilt(store, tmp_path) == dump(store.views.db)
+
+
+def payloads_of(store: Store, session: str) -> list[bytes | None]:
+    """In order of version."""
+    stream = ledger.find_stream(store.ledger, "default", session)
+    assert stream is not None
+    return [record.payload for record in ledger.read_stream(store.ledger, stream)]
+
+
+def test_the_commitments_that_are_kept_give_the_same_leaves(store: Store, folder: Path) -> None:
+    """`verify` reads the whole ledger, erased events included, and finds nothing wrong."""
+    store.commit_all(erase())
+    finish(store)
+    with closing(database.open_ledger_reader(store.location, store.settings)) as reader:
+        assert verify.verify_ledger(reader).size == ledger.head(store.ledger).position
+    assert found_in(folder) == []
+
+
+def test_a_deleted_session_can_be_erased(store: Store, folder: Path) -> None:
+    """Also in the same group as its deletion; and twice is once."""
+    first, second, third = store.commit_all(delete("s"), erase(), erase())
+    assert (second.version, third.version) == (first.version + 1, first.version + 1)
+    finish(store)
+    assert found_in(folder) == []
+    (again,) = store.commit_all(erase(if_match=1))
+    assert again.version == second.version
+
+
+def test_a_session_that_never_was_is_not_found(store: Store) -> None:
+    """Nor one of another tenant."""
+    (nothing, foreign) = store.commit(
+        submit("nothing", EraseSession(REASON)), submit("s", EraseSession(REASON), tenant="b")
+    )
+    assert isinstance(nothing, NotFound)
+    assert isinstance(foreign, NotFound)
+
+
+def test_a_stale_version_is_refused(store: Store) -> None:
+    """Of a session that is there, and of one that is deleted."""
+    (stale,) = store.commit(erase(if_match=1))
+    assert isinstance(stale, VersionConflict)
+    (gone,) = store.commit_all(delete("s"))
+    (stale,) = store.commit(erase(if_match=gone.version - 1))
+    assert isinstance(stale, VersionConflict)
+    (done,) = store.commit(erase(if_match=gone.version))
+    assert isinstance(done, Committed)
+
+
+def test_an_old_key_leads_to_nothing(store: Store) -> None:
+    """The repeat of a request to the erased session finds no session, and nothing of its content."""
+    store.commit_all(erase())
+    finish(store)
+    key = IdempotencyKey("k-s", hashlib.sha256(b"x").digest())
+    (outcome,) = store.commit(msgspec.structs.replace(create("s"), idempotency_key=key))
+    assert isinstance(outcome, Replayed)
+    with pytest.raises(NotFound) as refused:
+        run(store.tenant().replayed(key))
+    assert CANARY not in str(refused.value)
+
+
+def test_later_erasures_find_what_earlier_ones_moved(store: Store, folder: Path) -> None:
+    """Rows of a session that move to other pages when another one is erased leave no copies for ever."""
+    interleave(store)
+    for number in range(8):
+        store.commit_all(erase(f"x{number}"))
+        finish(store)
+        assert found_in(folder, f"{CANARY}-{number}-") == []
+    store.commit_all(erase())
+    finish(store)
+    assert found_in(folder) == []
+
+
+def interleave(store: Store) -> None:
+    """Sessions x0 to x7 whose messages share pages."""
+    store.commit_all(*(create(f"x{number}", title=f"{CANARY}-{number}-") for number in range(8)))
+    for count in range(60):
+        wanted = [append(f"x{n}", message(f"m{count}", f"{CANARY}-{n}- " * (1 + count % 7))) for n in range(8)]
+        store.commit_all(*wanted)
+
+
+def test_zeroing_what_is_freed_would_not_be_enough(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeded bug: the files are not written anew. Copies of moved rows are found in unused parts of pages."""
+    monkeypatch.setattr(database, "write_anew", lambda *_: None)
+    interleave(store)
+    for number in range(8):
+        store.commit_all(erase(f"x{number}"))
+        finish(store)
+    store.commit_all(erase())
+    finish(store)
+    assert found_in(folder) != []
+
+
+def test_without_cutting_the_logs_the_content_is_found(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeded bug: the write-ahead logs stay as they are, and the search finds it there."""
+    monkeypatch.setattr(database, "cut_logs", lambda *_, **__: True)
+    store.commit_all(erase())
+    finish(store)
+    assert {"ledger.db-wal", "ledger.db.views.000001.db-wal"} <= set(found_in(folder))
+
+
+def crash_images(store: Store, folder: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folder as it is before and after each step of an erasure."""
+    images: list[Path] = []
+
+    def look() -> None:
+        images.append(copied(folder, into / f"image-{len(images)}"))
+
+    def around(step: Callable[..., object]) -> Callable[..., object]:
+        def wrapped(*args: object, **options: object) -> object:
+            look()
+            result = step(*args, **options)
+            look()
+            return result
+
+        return wrapped
+
+    monkeypatch.setattr(erasure, "_list", around(erasure._list))
+    monkeypatch.setattr(erasure, "_remove_payloads", around(erasure._remove_payloads))
+    monkeypatch.setattr(database, "write_anew", around(database.write_anew))
+    monkeypatch.setattr(database, "checkpoint", around(database.checkpoint))
+    store.commit_all(erase())
+    finish(store)
+    look()
+    monkeypatch.undo()
+    return images
+
+
+def test_a_crash_at_any_step_is_finished_by_the_next_start(
+    store: Store, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image of the files opens, and what is left to do is done; the list has the erasure once."""
+    images = crash_images(store, folder, tmp_path, monkeypatch)
+    assert len(images) >= 12
+    assert found_in(images[0]) != []
+    before = leaves(store)
+    for image in images:
+        with Store(image / "ledger.db") as again:
+            finish(again)
+            assert found_in(image) == [], image.name
+            assert leaves(again) == before
+            assert wrong_leaves(again.ledger) == []
+            assert not again.ledger.execute("SELECT EXISTS (SELECT 1 FROM erasures)").get
+        assert len(list(erasure.listed_in(image / "ledger.db.erasures"))) == 1
+
+
+def test_a_torn_line_of_the_list_is_written_again(store: Store, folder: Path) -> None:
+    """A crash in the middle of writing it: that erasure was not done yet."""
+    path = folder / "ledger.db.erasures"
+    path.write_bytes(b'{"ledger_id":"')
+    store.commit_all(erase())
+    finish(store)
+    (entry,) = erasure.listed_in(path)
+    assert (entry.tenant, entry.session, entry.reason, entry.actor) == ("default", "s", REASON, "open")
+
+
+def test_what_a_crashed_restore_has_left_goes_too(store: Store, folder: Path) -> None:
+    """It may hold the content, and nobody who holds the ledger makes such a file."""
+    (folder / "ledger.db.new").write_text(CANARY)
+    (folder / "ledger.db.new.views.000001.db").write_text(CANARY)
+    store.commit_all(erase())
+    finish(store)
+    assert found_in(folder) == []
+
+
+def test_the_list_is_its_owners_alone(store: Store, folder: Path) -> None:
+    """It has ids and reasons."""
+    store.commit_all(erase())
+    finish(store)
+    assert stat.S_IMODE((folder / "ledger.db.erasures").stat().st_mode) == 0o600
+
+
+def test_a_reader_in_the_way_leaves_it_pending(store: Store, folder: Path) -> None:
+    """Its snapshot needs the log; once it is gone, the rest is done."""
+    with closing(database.open_ledger_reader(store.location, store.settings)) as reader:
+        with database.snapshot(reader):
+            ledger.head(reader)
+            store.commit_all(erase())
+            assert not erasure.finish(store.committer, wait_ms=1)
+            store.committer.settings = msgspec.structs.replace(store.settings, busy_timeout_ms=1)
+            with pytest.raises(ErasurePending):
+                erasure.finish_now(store.committer)
+        finish(store)
+    assert found_in(folder) == []
+
+
+def test_an_older_copy_is_erased_again(store: Store, folder: Path, tmp_path: Path) -> None:
+    """With the first reason and actor; what it does not have, and what it has erased, is passed over."""
+    store.close()
+    older = copied(folder, tmp_path / "older")
+    with Store(folder / "ledger.db") as newer:
+        fill(newer, "later", "other text")
+        newer.commit_all(erase(), erase("later"))
+        finish(newer)
+    listed = folder / "ledger.db.erasures"
+    with Store(older / "ledger.db") as restored:
+        assert erasure.reapply(restored.committer, listed) == 1
+        assert erasure.reapply(restored.committer, listed) == 0
+        assert found_in(older) == []
+        stream = ledger.find_stream(restored.ledger, "default", "s")
+        assert stream is not None
+        *_, last = ledger.read_stream(restored.ledger, stream)
+        assert (last.event.type, last.event.actor, last.payload) == (
+            "session.erased",
+            "open",
+            b'{"reason":"request 17"}',
+        )
+    store.open()
+
+
+def test_the_triggers_still_refuse_any_other_change(store: Store) -> None:
+    """Of another session, and of the erased one: a payload cannot come back, and the erasure itself stays."""
+    store.commit_all(erase())
+    finish(store)
+    for statement in (
+        "UPDATE events SET payload = NULL, salt = NULL WHERE position = 2",
+        "UPDATE events SET payload = x'7b7d' WHERE position = 1",
+        "UPDATE events SET payload = NULL, salt = NULL WHERE type = 'session.erased'",
+        "DELETE FROM events WHERE position = 1",
+    ):
+        where = ledger.find_stream(store.ledger, "default", "o-s")
+        changed = statement.replace("position = 2", f"stream = {where}")
+        with pytest.raises(database.SQLError):
+            store.ledger.execute(changed)
+
+
+def test_all_sessions_of_a_user_are_found(store: Store) -> None:
+    """Deleted ones too, by their last user; erased ones no longer say."""
+    store.commit_all(create("a", user_id="u"), create("b", user_id="u"), create("c", user_id="u"), create("d"))
+    store.commit_all(delete("b"), update("c", user_id="v"), update("d", user_id="u"), create("e", user_id="u"))
+    store.commit_all(update("a", title="t"), erase("e"))
+    finish(store)
+    assert erasure.sessions_of_user(store.views.db, store.ledger, "default", "u") == ["a", "b", "d"]
+    assert erasure.sessions_of_user(store.views.db, store.ledger, "other", "u") == []
+
+
+def test_forks_of_forks_hold_copies_too() -> None:
+    """And others do not."""
+    assert erasure.copies_of("s", [("f", "s"), ("g", "f"), ("x", "y"), ("h", "g")]) == ["f", "g", "h"]
+
+
+def test_nothing_is_remembered_of_it(store: Store) -> None:
+    """The states that the committer keeps from group to group."""
+    store.commit_all(append("s", message("last", CANARY)))
+    assert CANARY in repr(store.committer._states)
+    store.commit_all(erase())
+    finish(store)
+    assert CANARY not in repr(store.committer._states["default", "s"])
+
+
+def test_in_memory_too() -> None:
+    """There are no files, and the payloads go all the same."""
+    settings = Settings(database_path=":memory:")
+    with Store(Path(settings.database_path)) as store:
+        fill(store)
+        store.commit_all(erase())
+        finish(store)
+        assert payloads_of(store, "s")[:-1] == [None] * (len(payloads_of(store, "s")) - 1)
+        with contextlib.suppress(NotFound):
+            run(store.tenant().session("s", newest=1))
