@@ -25,7 +25,8 @@ def replay(database: str | None, only_check: bool) -> None:  # noqa: FBT001
     """
     settings = settings_with(database_path=database)
     if only_check:
-        _check(settings)
+        if not compare_views(settings, "replay"):
+            sys.exit(1)
         return
     try:
         _here(settings)
@@ -45,7 +46,8 @@ def _here(settings: Settings) -> None:
         click.echo(f"{views.position} events replayed into {views.name}")
 
 
-def _check(settings: Settings) -> None:
+def compare_views(settings: Settings, label: str) -> bool:
+    """Hold the live views against a rebuild, say what differs, and tell whether nothing does."""
     found = 0
 
     def say(difference: Difference) -> None:
@@ -56,9 +58,10 @@ def _check(settings: Settings) -> None:
         elif found == DIFFERENCES_SHOWN + 1:
             click.echo("… and more; the last line has the count")
 
-    with Progress("replay", unit="events") as progress:
+    with Progress(label, unit="events") as progress:
         position = check.check(settings, on_difference=say, progress=progress.update)
     if found:
         click.echo(f"{found} differences between the views and a rebuild of {position} events")
-        sys.exit(1)
-    click.echo(f"the views are what {position} events make of them")
+    else:
+        click.echo(f"the views are what {position} events make of them")
+    return found == 0

@@ -1,10 +1,12 @@
 """`chatledger verify`: the whole ledger, or one bundle without any."""
 
+import sys
 from pathlib import Path
 
 import click
 
 from service import bundle, database, ledger, offline
+from service.cli_replay import compare_views
 from service.errors import UnsoundProof
 from service.options import database_option, settings_with
 from service.progress import Progress
@@ -30,7 +32,10 @@ def verify(
     public_key: str | None,
     save_head: Path | None,
 ) -> None:
-    """Read the whole ledger again and check every event, its place and the tree; also beside a running server."""
+    """Read the whole ledger again and check every event, its place and the tree; also beside a running server.
+
+    Then the views, if there are any, against a rebuild.
+    """
     if bundle_file is not None:
         _verify_bundle(bundle_file, public_key)
         return
@@ -49,6 +54,8 @@ def verify(
         click.echo(f"the ledger extends the head of {earlier.size} events")
     if save_head is not None:
         save_head.write_text(signer_of(location, settings, ledger_id).sign(found.size, found.root()))
+    if location.generations() and not compare_views(settings, "views"):
+        sys.exit(1)
 
 
 def _open(settings: Settings) -> database.Connection:

@@ -256,12 +256,17 @@ def _check_is_ledger(connection: Connection, name: str) -> None:
 
 def _check_schema_number(connection: Connection, name: str) -> int:
     number = connection.pragma("user_version")
-    newest = _migrations()[-1][0]
+    newest = newest_schema()
     if not isinstance(number, int) or number > newest:
         raise RefusedToStart(
             f"{name} has schema {number}; this chatledger knows up to {newest}. Use the newer chatledger."
         )
     return number
+
+
+def newest_schema() -> int:
+    """The number of the ledger's schema today."""
+    return _migrations()[-1][0]
 
 
 def _migrations() -> list[tuple[int, str]]:

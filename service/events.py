@@ -187,5 +187,5 @@ def decode_payload(type_name: str, schema: int, payload: bytes) -> EventData:
         return decode(upcast(type_name, schema, payload))
     except KeyError:
         raise UnknownEvent(f"schema {schema} of event type {type_name!r} is unknown") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnknownEvent(f"payload of {type_name!r} cannot be read: {error}") from error

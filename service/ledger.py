@@ -74,6 +74,8 @@ def _reading() -> Iterator[None]:
     """Say of a damaged page that it is the ledger's: views can be built anew, the ledger cannot."""
     try:
         yield
+    except UnicodeDecodeError as error:  # of a text that is none any more
+        raise LedgerDamaged("The ledger's file is damaged.") from error
     except database.SQLError as error:
         if database.is_damage(error):
             raise LedgerDamaged("The ledger's file is damaged.") from error

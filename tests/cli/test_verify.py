@@ -37,7 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / f"{session}.json").write_bytes(run(store.tenant().proof(session, signer)))
         (folder / "key").write_text(str(signer.verifier))
     said = succeed("verify", "--database", WRITTEN, "--save-head", "head", cwd=folder)
-    assert re.fullmatch("11 events verified; the tree's root is [0-9a-f]{64}\n", said), said
+    first, views = said.splitlines()
+    assert re.fullmatch("11 events verified; the tree's root is [0-9a-f]{64}", first), said
+    assert views == "the views are what 11 events make of them"
     return folder
 
 
@@ -347,3 +349,18 @@ def test_events_may_be_cut_off_at_the_end(folder: Path) -> None:
     found["events"].pop()
     independent.verify_bundle(json.dumps(found))
     assert bundle.check(json.dumps(found).encode()).events == len(found["events"])
+
+
+def test_edited_views_are_found(folder: Path, tmp_path: Path) -> None:
+    """The ledger is whole, and the command still ends with 1 and names the row that differs."""
+    target = copied(folder, tmp_path)
+    with Store(target / WRITTEN) as store:
+        views = store.views_path
+    with closing(sqlite3.connect(views)) as db, db:
+        db.execute("UPDATE sessions SET title = 'Forged' WHERE id = 's'")
+    done = run_command("verify", "--database", WRITTEN, cwd=target)
+    assert done.returncode == 1
+    assert "events verified" in done.stdout
+    assert "1 differences between the views and a rebuild" in done.stdout
+    assert "sessions" in done.stdout
+    assert "Forged" not in done.stdout
