@@ -169,6 +169,8 @@ class Builder:
         return db
 
     def _finish(self, db: Connection) -> None:
+        # Not while batches are applied, which end by themselves: asking takes the interpreter lock from the other lane.
+        db.set_progress_handler(self._stopped.is_set, STOP_STEPS)
         # Each statement by itself: BEGIN IMMEDIATE would read the ledger too, for as long as this takes, and meanwhile
         # nobody could begin its write-ahead log anew.
         for projection in self._projections:
@@ -226,7 +228,6 @@ class Builder:
         remove(name) if not self._location.memory else None
         db = database.open_views(name, self._location, self._settings, ledger_db)
         try:
-            db.set_progress_handler(self._stopped.is_set, STOP_STEPS)
             database.prepare_bulk(db, self._location)
             with database.immediate(db):
                 db.execute(_TABLES)
