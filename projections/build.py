@@ -225,7 +225,8 @@ class Builder:
         target: int,
         progress: Progress | None,
     ) -> Connection:
-        remove(name) if not self._location.memory else None
+        if not self._location.memory:
+            remove(name)
         db = database.open_views(name, self._location, self._settings, ledger_db)
         try:
             database.prepare_bulk(db, self._location)

@@ -208,12 +208,24 @@ class Committer:
         """Start over with a fresh connection after a commit of unknown outcome; the views catch up with it."""
         if self.location.memory:
             return
+        self._let_go()
+        self._open_with_views()
+
+    def _open_with_views(self) -> None:
+        """Open both files, or neither: a ledger without views would refuse every command and never look again."""
+        self.open()
+        try:
+            self.views.open(self.ledger)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _let_go(self) -> None:
+        """Close the connection as it is."""
         connection, self._ledger = self._ledger, None
         if connection is not None:
             self.views.forget()
             connection.close()
-        self.open()
-        self.views.open(self.ledger)
 
     def close(self) -> None:
         """Checkpoint and close both files."""
@@ -292,9 +304,8 @@ class Committer:
         """After a failed `reopen`: try again before each group, so that no restart is needed."""
         if self._ledger is None:
             try:
-                self.open()
-                self.views.open(self.ledger)
-            except (RefusedToStart, database.SQLError) as error:
+                self._open_with_views()
+            except (RefusedToStart, ProjectionFailed, database.SQLError, database.CommitFailed) as error:
                 raise Overloaded("The ledger cannot be opened.", retry_after_s=5) from error
 
     def catch_up(self) -> None:

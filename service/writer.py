@@ -20,7 +20,7 @@ from service.checkpointer import Checkpointer
 from service.clock import now_us
 from service.commands import EraseSession
 from service.committer import Committed, Committer, Outcome, Replayed, Submission
-from service.errors import DomainError, ErasurePending, OutcomeUnknown, Overloaded, RefusedToStart, StorageFull
+from service.errors import ChatledgerError, DomainError, ErasurePending, OutcomeUnknown, Overloaded, StorageFull
 from service.rebuilder import Rebuilder
 from service.settings import Settings
 
@@ -320,7 +320,7 @@ class Writer:
             self._committer.reopen()
             head = ledger.head(self._committer.ledger).position
             self._catch_up()
-        except (RefusedToStart, database.SQLError):
+        except (ChatledgerError, database.SQLError):  # the views' own failures too: the thread must live on
             log.exception("the ledger could not be opened again")
             return OutcomeUnknown()
         if head == before and database.is_full(failed.__cause__):

@@ -11,6 +11,8 @@ import apsw
 import pytest
 from support.store import Store, append, create, delete, message, run, submit
 
+from projections.build import ProjectionFailed
+from projections.views import Views
 from service import database
 from service.checkpointer import Checkpointer
 from service.commands import AppendMessages, CreateSession
@@ -357,6 +359,33 @@ def test_a_ledger_that_cannot_be_opened_again_at_once_is_opened_later(
                 assert isinstance(outcome, Committed)
                 return
             pytest.fail("the writer never opened the ledger again")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("failure", [database.CommitFailed(), ProjectionFailed("roles"), apsw.FullError("views")])
+def test_views_that_cannot_be_opened_again_at_once_are_opened_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """Behind a failed commit the views fail too, whatever their reason: the thread lives on and looks again."""
+    fail_once(monkeypatch, apsw.IOError("sync"))
+    original = Views.open
+    failures = iter([failure])
+
+    def open_views(views: Views, ledger_db: Connection) -> str | None:
+        for error in failures:
+            raise error
+        return original(views, ledger_db)
+
+    monkeypatch.setattr(Views, "open", open_views)
+
+    async def main() -> None:
+        async with running(store) as writer:
+            with pytest.raises(OutcomeUnknown):
+                await writer.submit(keyed(), size_bytes=1)
+            assert not writer.alive
+            assert isinstance(await writer.submit(keyed(), size_bytes=1), Committed | Replayed)
+            assert writer.alive
 
     asyncio.run(main())
 
