@@ -1,15 +1,14 @@
 """`chatledger erase`: sessions erased for good, here or by the server that has the ledger."""
 
-import http.client
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlsplit
 
 import click
 import msgspec
 
-from service import erasure, ledger, location, offline
+from service import erasure, ledger, location, offline, remote
 from service.committer import Committer
-from service.errors import LedgerLocked, RefusedToStart
+from service.errors import LedgerLocked
 from service.ids import is_id
 from service.options import check_tenant, database_option, settings_with
 from service.settings import Settings
@@ -23,13 +22,10 @@ REQUESTS_AT_ONCE = 32
 NO_SESSION = "this user has no session in the tenant"
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    """What is needed of the server's answer, a problem's too."""
-
+class _Answer(remote.Answered, frozen=True):
     version: int = 0
     events_erased: int = 0
-    forks: list[str] = []
-    detail: str = ""
+    forks: tuple[str, ...] = ()
 
 
 @click.command()
@@ -97,25 +93,20 @@ def _wanted_beside(settings: Settings, tenant: str, session: str | None, user: s
         return erasure.sessions_of_user(views_db, ledger_db, tenant, user)
 
 
-def _say(session: str, events_erased: int, forks: list[str]) -> None:
+def _say(session: str, events_erased: int, forks: Sequence[str]) -> None:
     click.echo(f"{session}: {events_erased} events erased")
     for fork in forks:
         click.echo(f"{session}: the fork {fork} holds copies")
 
 
 def _ask(url: str, tenant: str, session: str, reason: str) -> _Answer:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
-    headers = {"Content-Type": "application/json", "X-Tenant-Id": tenant}
-    try:
-        body = msgspec.json.encode({"reason": reason})
-        connection.request("POST", f"/v1/sessions/{session}/erase", body, headers)
-        answer = connection.getresponse()
-        found = msgspec.json.decode(answer.read(), type=_Answer)
-    except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
-        raise RefusedToStart(f"The server at {url} does not answer: {error or type(error).__name__}.") from error
-    finally:
-        connection.close()
-    if answer.status >= http.client.BAD_REQUEST:
-        refusal = f"{session}: {found.detail}"
-        raise RefusedToStart(f"The server at {url} refused: {refusal}")
-    return found
+    return remote.call(
+        url,
+        "POST",
+        f"/v1/sessions/{session}/erase",
+        answer=_Answer,
+        body=msgspec.json.encode({"reason": reason}),
+        headers={"Content-Type": "application/json", "X-Tenant-Id": tenant},
+        about=f"{session}: ",
+        timeout_s=TIMEOUT_S,
+    )

@@ -1,8 +1,9 @@
-"""Asking a running server to build its views anew, and waiting for it: `chatledger replay` beside a server."""
+"""Asking a running server: what commands do beside one, such as `chatledger replay`, which waits for its rebuild."""
 
 import http.client
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -14,18 +15,24 @@ TIMEOUT_S = 60.0
 _PATH = "/v1/admin/projections"
 
 
+class Answered(msgspec.Struct, frozen=True):
+    """What is needed of any answer: why, where it is a problem."""
+
+    detail: str = ""
+
+
+A = TypeVar("A", bound=Answered)
+
+
 class _Rebuild(msgspec.Struct, frozen=True):
     generation: int
     events_done: int
     events_total: int
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    """What is needed of the answers, a problem's too."""
-
+class _Projections(Answered, frozen=True):
     generation: int = 0
     rebuild: _Rebuild | None = None
-    detail: str = ""
 
 
 def rebuild(url: str, progress: Callable[[int, int], None]) -> int:
@@ -37,7 +44,7 @@ def rebuild(url: str, progress: Callable[[int, int], None]) -> int:
     Raises:
         RefusedToStart: the server refused, does not answer, or gave the rebuild up.
     """
-    begun = _call(url, "POST", _PATH + "/rebuild")
+    begun = call(url, "POST", _PATH + "/rebuild", answer=_Projections)
     # A small ledger may be done before the answer is made.
     wanted = begun.generation if begun.rebuild is None else begun.rebuild.generation
     state, total = begun, 0
@@ -45,23 +52,39 @@ def rebuild(url: str, progress: Callable[[int, int], None]) -> int:
         total = state.rebuild.events_total
         progress(state.rebuild.events_done, total)
         time.sleep(POLL_S)
-        state = _call(url, "GET", _PATH)
+        state = call(url, "GET", _PATH, answer=_Projections)
     if state.generation < wanted:
         raise RefusedToStart("The server gave the rebuild up, its log says why; the views are as they were.")
     progress(total, total)
     return wanted
 
 
-def _call(url: str, method: str, path: str) -> _Answer:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
+def call(
+    url: str,
+    method: str,
+    path: str,
+    *,
+    answer: type[A],
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    about: str = "",
+    timeout_s: float = TIMEOUT_S,
+) -> A:
+    """One request to the server at *url*; *about* stands before the reason of a refusal.
+
+    Raises:
+        RefusedToStart: it refused, or does not answer.
+    """
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout_s)
     try:
-        connection.request(method, path)
-        answer = connection.getresponse()
-        found = msgspec.json.decode(answer.read(), type=_Answer)
+        connection.request(method, path, body, dict(headers or {}))
+        response = connection.getresponse()
+        found = msgspec.json.decode(response.read(), type=answer)
     except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
         raise RefusedToStart(f"The server at {url} does not answer: {error or type(error).__name__}.") from error
     finally:
         connection.close()
-    if answer.status >= http.client.BAD_REQUEST:
-        raise RefusedToStart(f"The server at {url} refused: {found.detail}")
+    if response.status >= http.client.BAD_REQUEST:
+        refusal = about + found.detail
+        raise RefusedToStart(f"The server at {url} refused: {refusal}")
     return found
