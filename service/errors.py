@@ -35,6 +35,45 @@ class InvalidRequest(DomainError):
         return {} if self.field is None else {"field": self.field}
 
 
+class Unauthenticated(DomainError):
+    """There is no credential, or none that is good. The message says why as far as the caller may know."""
+
+    name = "unauthenticated"
+
+
+class Forbidden(DomainError):
+    """The credential is good, and does not allow this; `scope` is what it lacks, where it is a scope."""
+
+    name = "forbidden"
+
+    def __init__(self, detail: str, *, scope: str | None = None) -> None:
+        super().__init__(detail)
+        self.scope = scope
+
+    def members(self) -> dict[str, str | int]:
+        """`scope`, where it is one that is missing."""
+        return {} if self.scope is None else {"scope": self.scope}
+
+
+class RateLimited(DomainError):
+    """The caller has used up what it may send for now."""
+
+    name = "rate-limited"
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class RequestTimeout(DomainError):
+    """The client was too slow with the body of its request; nothing was done."""
+
+    name = "request-timeout"
+
+    def __init__(self, *, limit_ms: int) -> None:
+        super().__init__(f"The body did not arrive within {limit_ms} ms; nothing was done.")
+
+
 class NotFound(DomainError):
     """There is no such thing for this caller: absent, deleted and foreign are one answer (rule 8)."""
 

@@ -43,6 +43,43 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_network_filesystem: bool = False
     """Serve a ledger on a network file system although SQLite's locks may not hold there."""
 
+    jwks: str = ""
+    """The identity provider's keys for user tokens: a JWKS file, or an https URL. Empty: no user tokens."""
+    token_issuer: str = ""
+    """The `iss` that a user token must have."""
+    token_audience: str = ""
+    """The `aud` that a user token must have."""
+    token_algorithms: str = "RS256,ES256,EdDSA"
+    """The signature algorithms that user tokens may have, out of these three, separated by commas."""
+    token_tenant_claim: str = "tenant_id"
+    """The claim of a user token that names the tenant."""
+    token_user_claim: str = "sub"
+    """The claim of a user token that names the user."""
+    token_leeway_s: Annotated[int, Meta(ge=0, le=120)] = 30
+    """How far the identity provider's clock may be off, in seconds."""
+    jwks_cache_s: Annotated[int, Meta(ge=10)] = 300
+    """How long fetched keys are used before they are fetched again, in seconds."""
+
+    tls_certificate: str = ""
+    """The PEM file of the certificate chain to serve HTTPS with. Empty: plain HTTP."""
+    tls_key: str = ""
+    """The PEM file of the certificate's private key."""
+    cors_origins: str = ""
+    """The origins whose pages may call the API, such as `https://chat.example.org`, separated by commas. Empty: none."""
+    metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """A port of its own for /metrics on the same address, without a credential. 0: only behind an operator's key."""
+
+    header_timeout_ms: Annotated[int, Meta(ge=100)] = 10_000
+    """How long a client may take to send a request's head; beyond it the connection is closed."""
+    body_timeout_ms: Annotated[int, Meta(ge=100)] = 30_000
+    """How long a client may take to send a request's body; beyond it 408."""
+    key_requests_per_s: Annotated[int, Meta(ge=0)] = 0
+    """The most requests a second of one key or one user, sustained; beyond it 429. 0: no limit."""
+    tenant_requests_per_s: Annotated[int, Meta(ge=0)] = 0
+    """The most requests a second of one tenant, sustained; beyond it 429. 0: no limit."""
+    tenant_bytes_per_day: Annotated[int, Meta(ge=0)] = 0
+    """The most bytes of request bodies a day of one tenant; beyond it 429. 0: no limit."""
+
     body_bytes_max: Positive = 16 * 1024 * 1024
     """The largest request body, in bytes; beyond it 413."""
     message_bytes_max: Positive = 1024 * 1024

@@ -9,7 +9,7 @@ import structlog
 from litestar.exceptions import HTTPException
 
 from service.api.answer import Answer
-from service.errors import DomainError, InvalidRequest, Overloaded
+from service.errors import DomainError, Forbidden, InvalidRequest, Overloaded, RateLimited, Unauthenticated
 
 if TYPE_CHECKING:
     from litestar.connection import Request
@@ -25,6 +25,7 @@ STATUS = {
     "forbidden": 403,
     "not-found": 404,
     "method-not-allowed": 405,
+    "request-timeout": 408,
     "session-exists": 409,
     "message-exists": 409,
     "rebuild-running": 409,
@@ -85,7 +86,13 @@ def of_validation(error: msgspec.ValidationError, *, where: str = "$") -> Invali
 def on_domain_error(request: "Request[Any, Any, Any]", error: DomainError) -> Answer:
     """The answer to a refusal."""
     headers = []
-    if isinstance(error, Overloaded):
+    if isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b'Bearer realm="chatledger"'))
+    elif isinstance(error, Forbidden) and error.scope is not None:
+        # RFC 6750 section 3.1
+        challenge = f'Bearer realm="chatledger", error="insufficient_scope", scope="{error.scope}"'
+        headers.append((b"www-authenticate", challenge.encode()))
+    if isinstance(error, (Overloaded, RateLimited)):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     elif STATUS[error.name] in (503, 507):
         headers.append((b"retry-after", b"5"))
