@@ -45,17 +45,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     jwks: str = ""
     """The identity provider's keys for user tokens: a JWKS file, or an https URL. Empty: no user tokens."""
-    token_issuer: str = ""
+    jwt_issuer: str = ""
     """The `iss` that a user token must have."""
-    token_audience: str = ""
+    jwt_audience: str = ""
     """The `aud` that a user token must have."""
-    token_algorithms: str = "RS256,ES256,EdDSA"
+    jwt_algorithms: str = "RS256,ES256,EdDSA"
     """The signature algorithms that user tokens may have, out of these three, separated by commas."""
-    token_tenant_claim: str = "tenant_id"
+    jwt_tenant_claim: str = "tenant_id"
     """The claim of a user token that names the tenant."""
-    token_user_claim: str = "sub"
+    jwt_user_claim: str = "sub"
     """The claim of a user token that names the user."""
-    token_leeway_s: Annotated[int, Meta(ge=0, le=120)] = 30
+    jwt_leeway_s: Annotated[int, Meta(ge=0, le=120)] = 30
     """How far the identity provider's clock may be off, in seconds."""
     jwks_cache_s: Annotated[int, Meta(ge=10)] = 300
     """How long fetched keys are used before they are fetched again, in seconds."""
@@ -65,9 +65,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_key: str = ""
     """The PEM file of the certificate's private key."""
     cors_origins: str = ""
-    """The origins whose pages may call the API, such as `https://chat.example.org`, separated by commas. Empty: none."""
+    """The origins whose pages may call the API, separated by commas. Empty: none."""
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    """A port of its own for /metrics on the same address, without a credential. 0: only behind an operator's key."""
+    """A port of its own for /metrics, without a credential. 0: only behind an operator's key."""
 
     header_timeout_ms: Annotated[int, Meta(ge=100)] = 10_000
     """How long a client may take to send a request's head; beyond it the connection is closed."""
