@@ -24,11 +24,11 @@ CREATE TABLE feed (
 # Stored numbers: a new type is added at the end of TYPES.
 _NUMBERS = {name: number for number, name in enumerate(TYPES, start=1)}
 
-# A tenant's first event makes a session, so that no other event has to look whether the tenant is known.
+# A tenant's first event makes a session, or a key, so that no other event has to look whether the tenant is known.
 PROGRAM = f"""
 INSERT INTO feed_tenants (tenant_id)
   SELECT DISTINCT tenant_id FROM batch JOIN streams ON streams.key = batch.stream
-  WHERE type = 'session.created' ON CONFLICT DO NOTHING;
+  WHERE type IN ('session.created', 'key.created') ON CONFLICT DO NOTHING;
 INSERT INTO feed
   SELECT feed_tenants.key, CASE type {" ".join(f"WHEN '{name}' THEN {n}" for name, n in _NUMBERS.items())} END, position
   FROM batch JOIN streams ON streams.key = batch.stream

@@ -55,6 +55,11 @@ class Caller(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     tenant_id: str | None = None
     user_id: str | None = None
 
+    @property
+    def may_see_system(self) -> bool:
+        """Whether it may look at the events of administrative acts."""
+        return self.tenant_id is None and {Scope.ADMIN, Scope.OPERATOR} <= self.scopes
+
 
 OPEN = Caller(actor="open", credential="open", scopes=frozenset(Scope) - {Scope.ADMIN})
 """Anybody, while there are no keys. The first key is made on the machine itself, so that nobody else locks it."""

@@ -5,15 +5,16 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import structlog
-from litestar import Litestar
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 
 from projections.views import Views
-from service import __version__, ledger, metrics
+from service import __version__, key_uses, ledger, metrics
 from service.api import admin, audit, erasures, evidence, health, page, problems
 from service.api.call import Call
+from service.api.doors import Doors, admit, check_declared
 from service.api.edge import EdgedLitestar
+from service.api.keys import KeysController
 from service.api.messages import MessagesController
 from service.api.sessions import SessionsController
 from service.api.state import Cursors, Services
@@ -33,7 +34,7 @@ from service.writer import Writer
 log = structlog.get_logger("chatledger")
 
 
-def create_app(settings: Settings | None = None) -> Litestar:
+def create_app(settings: Settings | None = None) -> EdgedLitestar:
     """An ASGI application on the ledger that *settings* name (by default those of the environment).
 
     The ledger is opened when the application starts and closed when it stops.
@@ -60,12 +61,14 @@ def create_app(settings: Settings | None = None) -> Litestar:
             admin.show_projections,
             admin.rebuild_projections,
             admin.cancel_rebuild,
+            KeysController,
             health.live,
             health.ready,
             health.show_metrics,
         ],
         lifespan=[_lifespan(chosen, http)],  # type: ignore[list-item]  # it gets this very class
         request_class=Call,
+        before_request=admit,  # type: ignore[arg-type]  # it gets this very class
         request_max_body_size=chosen.body_bytes_max,
         openapi_config=OpenAPIConfig(
             title="chatledger",
@@ -81,6 +84,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         },
         logging_config=None,
     )
+    check_declared(app)
     app.http_metrics = http
     app.log_requests = chosen.log_level in ("debug", "info")
     return app
@@ -100,6 +104,7 @@ def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar]
             readers = Readers(location, settings, views, on_damage=writer.repair)
             ledger_id = ledger.identity(committer.ledger)
             signer = signer_of(location, settings, ledger_id)
+            doors = Doors(settings, writer, used_at_us=key_uses.read(committer.ledger))
             readings = _readings(writer, views, location)
             app.services = Services(
                 settings=settings,
@@ -108,12 +113,14 @@ def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar]
                 views=views,
                 log=TransparencyLog(readers, signer, ledger_id),
                 cursors=Cursors(ledger_id.encode()),
+                doors=doors,
                 registry=metrics.registry_of(http, readings),
             )
             writer.start()
             try:
                 yield
             finally:
+                await doors.close()
                 readers.close()
                 await writer.close()
 

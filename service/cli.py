@@ -12,6 +12,7 @@ from service import __version__, importer, log, offline
 from service.cli_backup import backup, restore
 from service.cli_erase import erase
 from service.cli_export import export
+from service.cli_key import key
 from service.cli_replay import replay
 from service.cli_verify import verify
 from service.errors import ChatledgerError
@@ -94,6 +95,7 @@ def _say_rejected() -> Callable[[Rejected], None]:
 
 cli.add_command(erase)
 cli.add_command(export)
+cli.add_command(key)
 cli.add_command(replay)
 cli.add_command(verify)
 cli.add_command(backup)

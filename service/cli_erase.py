@@ -10,6 +10,7 @@ from service import erasure, ledger, location, offline, remote
 from service.committer import Committer
 from service.errors import LedgerLocked
 from service.ids import is_id
+from service.location import Address
 from service.options import check_tenant, database_option, settings_with
 from service.settings import Settings
 
@@ -52,10 +53,10 @@ def erase(database: str | None, session: str | None, user: str | None, tenant: s
         with offline.writing(settings) as committer:
             _here(committer, tenant, session, user, reason)
     except LedgerLocked:
-        url = location.noted_address(offline.existing(settings))
-        if url is None:
+        address = location.noted_address(offline.existing(settings))
+        if address is None:
             raise
-        _there(url, tenant, _wanted_beside(settings, tenant, session, user), reason)
+        _there(address, tenant, _wanted_beside(settings, tenant, session, user), reason)
 
 
 def _here(committer: Committer, tenant: str, session: str | None, user: str | None, reason: str) -> None:
@@ -76,12 +77,12 @@ def _here(committer: Committer, tenant: str, session: str | None, user: str | No
         _say(name, version - 1, erasure.copies_of(name, forks))
 
 
-def _there(url: str, tenant: str, wanted: list[str], reason: str) -> None:
+def _there(address: Address, tenant: str, wanted: list[str], reason: str) -> None:
     # Several at a time: what waits for the server's writer is one group, for which it writes its files anew once.
     if not wanted:
         click.echo(NO_SESSION)
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        answers = pool.map(lambda name: _ask(url, tenant, name, reason), wanted)
+        answers = pool.map(lambda name: _ask(address, tenant, name, reason), wanted)
         for name, answer in zip(wanted, answers, strict=True):
             _say(name, answer.events_erased, answer.forks)
 
@@ -99,9 +100,9 @@ def _say(session: str, events_erased: int, forks: Sequence[str]) -> None:
         click.echo(f"{session}: the fork {fork} holds copies")
 
 
-def _ask(url: str, tenant: str, session: str, reason: str) -> _Answer:
+def _ask(address: Address, tenant: str, session: str, reason: str) -> _Answer:
     return remote.call(
-        url,
+        address,
         "POST",
         f"/v1/sessions/{session}/erase",
         answer=_Answer,

@@ -31,12 +31,12 @@ def replay(database: str | None, only_check: bool) -> None:  # noqa: FBT001
     try:
         _here(settings)
     except LedgerLocked:
-        url = location.noted_address(offline.existing(settings))
-        if url is None:
+        address = location.noted_address(offline.existing(settings))
+        if address is None:
             raise
         with Progress("replay", unit="events") as progress:
-            generation = remote.rebuild(url, progress.update)
-        click.echo(f"the server at {url} has rebuilt its views: generation {generation}")
+            generation = remote.rebuild(address, progress.update)
+        click.echo(f"the server at {address.url} has rebuilt its views: generation {generation}")
 
 
 def _here(settings: Settings) -> None:

@@ -14,6 +14,8 @@ from service.events import (
     Event,
     EventData,
     ForkedFrom,
+    KeyCreated,
+    KeyRevoked,
     Message,
     MessageAppended,
     MessageRemoved,
@@ -24,6 +26,7 @@ from service.events import (
     SessionUpdated,
 )
 from service.jsontext import same_json
+from service.keys import KeyRing
 from service.state import NO_TRAITS, SessionState, changed
 
 ANY_VERSION = -1
@@ -85,8 +88,30 @@ class EraseSession(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
+class CreateKey(msgspec.Struct, frozen=True, gc=False):
+    """Make an API key; its tenant has *keys_max* keys that are not revoked at most."""
+
+    created: KeyCreated
+    keys_max: int
+
+
+class RevokeKey(msgspec.Struct, frozen=True, gc=False):
+    """Make a key good for nothing: one of *tenant_id*'s, or anybody's where that is None."""
+
+    key_id: str
+    tenant_id: str | None
+
+
+KeyCommand: TypeAlias = CreateKey | RevokeKey
 Command: TypeAlias = (
-    CreateSession | ForkSession | AppendMessages | UpdateSession | RemoveMessage | DeleteSession | EraseSession
+    CreateSession
+    | ForkSession
+    | AppendMessages
+    | UpdateSession
+    | RemoveMessage
+    | DeleteSession
+    | EraseSession
+    | KeyCommand
 )
 
 
@@ -109,7 +134,7 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     """What a decision needs to know. `taken` is also true of a session that readers no longer see.
 
     `stored` has the session's messages of the ids that the command names; `source` is a fork's source session;
-    `ended` is looked up where the command reaches sessions that readers no longer see.
+    `ended` is looked up where the command reaches sessions that readers no longer see; `keys` where it is about keys.
     """
 
     session_id: str
@@ -118,6 +143,7 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     stored: Mapping[str, StoredMessage]
     source: SessionState | None = None
     ended: Ended | None = None
+    keys: KeyRing | None = None
 
     @property
     def place(self) -> tuple[int, int] | None:
@@ -161,6 +187,8 @@ def decide(context: Context, command: Command, *, expected_version: int | None) 
         return _fork(context, command, expected_version)
     if isinstance(command, EraseSession):
         return _erase(context, command, expected_version)
+    if isinstance(command, (CreateKey, RevokeKey)):
+        return _change_keys(context.keys or KeyRing(), command)
     return _change(context, command, expected_version)
 
 
@@ -219,6 +247,19 @@ def _erase(context: Context, command: EraseSession, expected_version: int | None
         return Decision([])  # a repeat, whatever If-Match says: the first one has moved the version itself
     _expect(context.state or context.ended, expected_version)
     return Decision([SessionErased(command.reason)])
+
+
+def _change_keys(keys: KeyRing, command: KeyCommand) -> Decision:
+    if isinstance(command, CreateKey):
+        tenant_id = command.created.tenant_id
+        alive = sum(key.tenant_id == tenant_id and key.revoked_at_us is None for key in keys.keys.values())
+        if alive >= command.keys_max:
+            raise InvalidRequest(f"There are {alive} keys already: revoke some first.")
+        return Decision([command.created])
+    found = keys.keys.get(command.key_id)
+    if found is None or command.tenant_id not in {None, found.tenant_id}:
+        raise NotFound("key")
+    return Decision([] if found.revoked_at_us is not None else [KeyRevoked(command.key_id)])
 
 
 def _append(state: SessionState, context: Context, command: AppendMessages, expected_version: int | None) -> Decision:

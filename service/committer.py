@@ -21,11 +21,13 @@ from service.clock import now_us
 from service.commands import (
     Command,
     Context,
+    CreateKey,
     CreateSession,
     Decision,
     Ended,
     EraseSession,
     ForkSession,
+    RevokeKey,
     StoredMessage,
     decide,
     named_ids,
@@ -33,8 +35,9 @@ from service.commands import (
 from service.database import Connection
 from service.documents import message_document, stored_message_document
 from service.errors import DomainError, IdempotencyMismatch, LedgerDamaged, Overloaded, RefusedToStart
-from service.events import SESSION_ERASED, Event, MessageAppended, MessageRemoved, type_of
+from service.events import KEYS_SESSION, SESSION_ERASED, SYSTEM_TENANT, Event, MessageAppended, MessageRemoved, type_of
 from service.idempotency import Answer, IdempotencyKey
+from service.keys import KeyRing
 from service.ledger import Record, Stream
 from service.location import Location, exclusive
 from service.merkle import Frontier
@@ -48,7 +51,7 @@ _US_PER_DAY = 24 * 60 * 60 * 1_000_000
 
 
 class Submission(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A command with the envelope that it came in."""
+    """A command with the envelope that it came in. Where `user_id` is set, it reaches that user's sessions only."""
 
     tenant_id: str
     session_id: str
@@ -57,6 +60,11 @@ class Submission(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     request_id: str | None = None
     expected_version: int | None = None
     idempotency_key: IdempotencyKey | None = None
+    user_id: str | None = None
+
+    def reaches(self, state: SessionState | None) -> bool:
+        """Whether the session is there to be seen by whoever sent this."""
+        return state is not None and self.user_id in {None, state.user_id}
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -82,16 +90,17 @@ Outcome: TypeAlias = Committed | Replayed | DomainError
 class _Group:
     """What the commands decided so far have changed, for the ones behind them to see, and what is to be written.
 
-    `states` begins with what the committer knows of before.
+    `states` and `keyring` begin with what the committer knows of before.
     """
 
-    def __init__(self, position: int, states: dict[tuple[str, str], SessionState | None]) -> None:
+    def __init__(self, position: int, states: dict[tuple[str, str], SessionState | None], keyring: KeyRing) -> None:
         self.position = position
         self.recorded_at = now_us()
         self.events: list[Event] = []
         self.streams: list[Stream] = []
         self.answers: list[tuple[str, IdempotencyKey, Answer]] = []
         self.states = states
+        self.keyring = keyring
         self.messages: dict[tuple[int, str], StoredMessage] = {}
         self.keys: dict[tuple[str, str], tuple[IdempotencyKey, Answer]] = {}
 
@@ -162,6 +171,13 @@ def hold(location: Location, settings: Settings) -> Iterator["Committer"]:
             committer.close()
 
 
+def _read_keys(connection: Connection) -> KeyRing:
+    stream = ledger.find_stream(connection, SYSTEM_TENANT, KEYS_SESSION)
+    if stream is None:
+        return KeyRing()
+    return KeyRing().after(record.event for record in ledger.read_stream(connection, stream))
+
+
 class Committer:
     """Holds the ledger's and the views' writing connections."""
 
@@ -171,6 +187,7 @@ class Committer:
         self.settings = settings
         self._ledger: Connection | None = None
         self._states: dict[tuple[str, str], SessionState | None] = {}
+        self.keys = KeyRing()
         # Whether the views are known to be at the ledger's head. Nobody else writes while this process holds
         # the ledger's lock, and if somebody did, the guard on positions would refuse our next event.
         self._in_step = False
@@ -199,10 +216,11 @@ class Committer:
         try:
             ledger.check_tail(connection)
             tree.open_tree(connection, ledger.head(connection).position)
+            keys = _read_keys(connection)
         except LedgerDamaged:
             connection.close()
             raise
-        self._ledger, self._in_step = connection, False
+        self._ledger, self._in_step, self.keys = connection, False, keys
 
     def reopen(self) -> None:
         """Start over with a fresh connection after a commit of unknown outcome; the views catch up with it."""
@@ -253,7 +271,7 @@ class Committer:
                 states, self._next_stream = {}, ledger.next_stream(self.ledger)
                 self._tree = tree.read(self.ledger)
             self._in_step = False
-            group = _Group(self.views.position, states)
+            group = _Group(self.views.position, states, self.keys)
             # Decided outside of a transaction: this process alone writes, so nothing that is read here can change.
             decided = [self._decide(group, submission) for submission in submissions]
             records = ledger.seal(group.events)
@@ -268,6 +286,7 @@ class Committer:
         self.views.position = group.position
         # Only now: after a failure the head and the states are read anew.
         self._in_step, self._states = True, group.states
+        self.keys = group.keyring
         return [found.outcome(records) if isinstance(found, _Accepted) else found for found in decided]
 
     def _write(self, group: _Group, records: Sequence[Record]) -> None:
@@ -359,13 +378,18 @@ class Committer:
 
     def _context(self, group: _Group, submission: Submission) -> Context:
         tenant_id, session_id, command = submission.tenant_id, submission.session_id, submission.command
-        state = self._state(group, tenant_id, session_id)
+        if isinstance(command, (CreateKey, RevokeKey)):
+            stream = self._ended(group, tenant_id, session_id)
+            return Context(session_id, None, stream is not None, {}, ended=stream, keys=group.keyring)
+        found = self._state(group, tenant_id, session_id)
+        state = found if submission.reaches(found) else None
         making = isinstance(command, (CreateSession, ForkSession))
-        taken = state is not None or (making and self._taken(group, tenant_id, session_id))
+        taken = found is not None or (making and self._taken(group, tenant_id, session_id))
         stored = {} if state is None else self._stored(group, state.stream, named_ids(command))
         source = None
         if isinstance(command, ForkSession):
             source = self._state(group, tenant_id, command.source.session_id)
+            source = source if submission.reaches(source) else None
         ended = None
         if state is None and isinstance(command, EraseSession):
             ended = self._ended(group, tenant_id, session_id)
@@ -444,6 +468,9 @@ class Committer:
             elif isinstance(data, MessageRemoved):
                 stored = context.stored[data.message_id]
                 group.messages[event.stream, data.message_id] = msgspec.structs.replace(stored, removed=True)
+        if context.keys is not None:
+            group.keyring = group.keyring.after(events)
+            return None
         state = evolve(context.state, events) if events else context.state
         group.states[submission.tenant_id, submission.session_id] = state
         return state

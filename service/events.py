@@ -96,8 +96,35 @@ class SessionErased(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
+class KeyCreated(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """An API key exists from here on. `sha256` is that of its text, in hex; without a tenant it is an operator's.
+
+    Events of keys are in the stream of the reserved tenant `$system`.
+    """
+
+    key_id: str
+    sha256: str
+    scopes: tuple[str, ...]
+    tenant_id: str | None = None
+    name: str | None = None
+    expires_at: str | None = None
+
+
+class KeyRevoked(msgspec.Struct, frozen=True, gc=False):
+    """The key is good for nothing from here on."""
+
+    key_id: str
+
+
 EventData: TypeAlias = (
-    SessionCreated | MessageAppended | SessionUpdated | MessageRemoved | SessionDeleted | SessionErased
+    SessionCreated
+    | MessageAppended
+    | SessionUpdated
+    | MessageRemoved
+    | SessionDeleted
+    | SessionErased
+    | KeyCreated
+    | KeyRevoked
 )
 
 SESSION_CREATED = "session.created"
@@ -106,6 +133,8 @@ SESSION_UPDATED = "session.updated"
 MESSAGE_REMOVED = "message.removed"
 SESSION_DELETED = "session.deleted"
 SESSION_ERASED = "session.erased"
+KEY_CREATED = "key.created"
+KEY_REVOKED = "key.revoked"
 
 TYPES: dict[str, type[EventData]] = {
     SESSION_CREATED: SessionCreated,
@@ -114,8 +143,15 @@ TYPES: dict[str, type[EventData]] = {
     MESSAGE_REMOVED: MessageRemoved,
     SESSION_DELETED: SessionDeleted,
     SESSION_ERASED: SessionErased,
+    KEY_CREATED: KeyCreated,
+    KEY_REVOKED: KeyRevoked,
 }
 _NAMES = {data: name for name, data in TYPES.items()}
+
+SYSTEM_TENANT = "$system"
+"""The reserved tenant of administrative acts: no id of a tenant can be this."""
+KEYS_SESSION = "keys"
+"""Its stream of what happens to API keys."""
 
 SCHEMAS: dict[str, int] = dict.fromkeys(TYPES, 1)
 """The schema number that each type is written with today."""

@@ -132,15 +132,25 @@ def exclusive(location: Location) -> Iterator[None]:
         os.close(descriptor)
 
 
-def note_address(location: Location, url: str) -> None:
+class Address(msgspec.Struct, frozen=True):
+    """Where a server is, and the credential that commands beside it show: whoever can read this owns the files."""
+
+    url: str
+    credential: str
+
+
+def note_address(location: Location, address: Address) -> None:
     """Tell the other commands where the server is that holds the ledger: they can ask it. The caller holds it."""
     if not location.memory:
-        Path(_lock_name(location)).write_text(url + "\n")
+        Path(_lock_name(location)).write_bytes(msgspec.json.encode(address))
 
 
-def noted_address(location: Location) -> str | None:
-    """The URL that a server has noted; only of use while the ledger is held."""
-    return Path(_lock_name(location)).read_text().strip() or None
+def noted_address(location: Location) -> Address | None:
+    """What a server has noted; only of use while the ledger is held."""
+    try:
+        return msgspec.json.decode(Path(_lock_name(location)).read_bytes(), type=Address)
+    except msgspec.DecodeError:
+        return None
 
 
 def _lock_name(location: Location) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from service.errors import RefusedToStart
+from service.location import Address
 
 POLL_S = 0.2
 TIMEOUT_S = 60.0
@@ -35,8 +36,8 @@ class _Projections(Answered, frozen=True):
     rebuild: _Rebuild | None = None
 
 
-def rebuild(url: str, progress: Callable[[int, int], None]) -> int:
-    """Have the server at *url* build its views anew, and wait until they are swapped in.
+def rebuild(address: Address, progress: Callable[[int, int], None]) -> int:
+    """Have the server at *address* build its views anew, and wait until they are swapped in.
 
     Returns:
         The number of the new generation.
@@ -44,7 +45,7 @@ def rebuild(url: str, progress: Callable[[int, int], None]) -> int:
     Raises:
         RefusedToStart: the server refused, does not answer, or gave the rebuild up.
     """
-    begun = call(url, "POST", _PATH + "/rebuild", answer=_Projections)
+    begun = call(address, "POST", _PATH + "/rebuild", answer=_Projections)
     # A small ledger may be done before the answer is made.
     wanted = begun.generation if begun.rebuild is None else begun.rebuild.generation
     state, total = begun, 0
@@ -52,7 +53,7 @@ def rebuild(url: str, progress: Callable[[int, int], None]) -> int:
         total = state.rebuild.events_total
         progress(state.rebuild.events_done, total)
         time.sleep(POLL_S)
-        state = call(url, "GET", _PATH, answer=_Projections)
+        state = call(address, "GET", _PATH, answer=_Projections)
     if state.generation < wanted:
         raise RefusedToStart("The server gave the rebuild up, its log says why; the views are as they were.")
     progress(total, total)
@@ -60,7 +61,7 @@ def rebuild(url: str, progress: Callable[[int, int], None]) -> int:
 
 
 def call(
-    url: str,
+    address: Address,
     method: str,
     path: str,
     *,
@@ -70,21 +71,24 @@ def call(
     about: str = "",
     timeout_s: float = TIMEOUT_S,
 ) -> A:
-    """One request to the server at *url*; *about* stands before the reason of a refusal.
+    """One request to the server at *address*; *about* stands before the reason of a refusal.
 
     Raises:
         RefusedToStart: it refused, or does not answer.
     """
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout_s)
+    connection = http.client.HTTPConnection(urlsplit(address.url).netloc, timeout=timeout_s)
     try:
-        connection.request(method, path, body, dict(headers or {}))
+        credential = {"Authorization": f"Bearer {address.credential}"}
+        connection.request(method, path, body, {**(headers or {}), **credential})
         response = connection.getresponse()
-        found = msgspec.json.decode(response.read(), type=answer)
+        found = msgspec.json.decode(response.read() or b"{}", type=answer)
     except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
-        raise RefusedToStart(f"The server at {url} does not answer: {error or type(error).__name__}.") from error
+        raise RefusedToStart(
+            f"The server at {address.url} does not answer: {error or type(error).__name__}."
+        ) from error
     finally:
         connection.close()
     if response.status >= http.client.BAD_REQUEST:
         refusal = about + found.detail
-        raise RefusedToStart(f"The server at {url} refused: {refusal}")
+        raise RefusedToStart(f"The server at {address.url} refused: {refusal}")
     return found

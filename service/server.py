@@ -20,7 +20,7 @@ from granian.server.embed import Server
 from service.app import create_app
 from service.errors import RefusedToStart
 from service.garbage import calm_garbage_collector
-from service.location import Location, note_address
+from service.location import Address, Location, note_address
 from service.settings import Settings
 
 log = structlog.get_logger("chatledger")
@@ -57,6 +57,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     app = create_app(settings)
     logging.getLogger("_granian").setLevel(logging.ERROR)  # no warning at each start; errors still show
     async with app.lifespan():
+        _check_exposure(settings, address, is_open=app.services.doors.is_open)
         calm_garbage_collector()
         server = Server(
             app,
@@ -76,7 +77,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
         def announced(done: "asyncio.Future[None]") -> None:
             if not done.cancelled():
-                note_address(Location.of(settings), _url(address, port))
+                note_address(Location.of(settings), Address(_url(address, port), app.services.doors.local_credential))
                 announce(_url(address, port))
 
         listening.add_done_callback(announced)
@@ -112,6 +113,19 @@ def _url(address: str, port: int) -> str:
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
+def _check_exposure(settings: Settings, address: str, *, is_open: bool) -> None:
+    """Refuse to serve strangers without keys.
+
+    Raises:
+        RefusedToStart: the address can be reached from elsewhere, and nobody would need a credential.
+    """
+    if is_open and not ipaddress.ip_address(address).is_loopback:
+        raise RefusedToStart(
+            f"{settings.host} is not a loopback address, and without API keys the service is open to whoever "
+            f"reaches it. Make a key with `chatledger key create --operator` first, or serve on 127.0.0.1."
+        )
+
+
 def _claim_address(settings: Settings) -> tuple[str, int]:
     """The address and port to serve on, after making sure that they are ours to take.
 
@@ -124,11 +138,6 @@ def _claim_address(settings: Settings) -> tuple[str, int]:
         raise RefusedToStart(f"The host {settings.host!r} cannot be resolved.") from error
     # IPv4 first: `localhost` is both, and most clients try 127.0.0.1.
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    if not ipaddress.ip_address(address[0]).is_loopback:
-        raise RefusedToStart(
-            f"{settings.host} is not a loopback address, and without API keys the service is open to whoever "
-            f"reaches it. Serve on 127.0.0.1."
-        )
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

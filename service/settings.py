@@ -80,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tenant_bytes_per_day: Annotated[int, Meta(ge=0)] = 0
     """The most bytes of request bodies a day of one tenant; beyond it 429. 0: no limit."""
 
+    keys_max: Positive = 1000
+    """The most keys of one tenant, or of operators, that are not revoked; beyond it 400."""
     body_bytes_max: Positive = 16 * 1024 * 1024
     """The largest request body, in bytes; beyond it 413."""
     message_bytes_max: Positive = 1024 * 1024

@@ -1,28 +1,29 @@
-"""All that one caller can reach: reads and writes bound to its tenant (rule 8).
+"""The conversations that one caller can reach: reads and writes bound to its tenant, and its user (rule 8).
 
-No handler holds a connection or a writer, only one of these; every query below it starts from `self.tenant_id`.
+No handler holds a connection or a writer, only one of these or of `tenant_audit.py`'s; every query below it starts from
+the tenant, and every session that it shows has passed `Reach.visible`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from projections import feed, history, messages, sessions
-from service import bundle, erasure, idempotency, ledger
+from projections import history, messages, sessions
+from service import erasure, idempotency, ledger
 from service.clock import format_us
 from service.commands import Command, EraseSession, ForkSession
-from service.committer import Committed, Submission
+from service.committer import Committed
 from service.database import Connection
-from service.documents import event_document, stored_message_document
-from service.errors import InvalidRequest, NotFound, TooLarge
+from service.documents import stored_message_document
+from service.errors import Forbidden, InvalidRequest, NotFound, TooLarge
 from service.events import SESSION_CREATED, Event, ForkedFrom, Message, MessageAppended, MessageRemoved, SessionCreated
 from service.idempotency import Answer, IdempotencyKey
 from service.intake import message_bytes
-from service.ledger import Record
+from service.reach import Reach, take
 from service.readers import Readers
 from service.settings import Settings
-from service.signing import Signer
 from service.state import NO_TRAITS, SessionState, evolve
 from service.writer import Writer
 
@@ -60,34 +61,37 @@ class MessagePage(msgspec.Struct, frozen=True, gc=False):
     has_more: bool
 
 
-class EventPage(msgspec.Struct, frozen=True, gc=False):
-    """Events, and the version (of a session) or position (of the ledger) of the last one of them."""
-
-    events: list[bytes]
-    last: int
-    has_more: bool
-    version: int = 0
-
-
 class Tenant:
-    """One caller's view of the service: made for each request."""
+    """One caller's conversations: made for each request."""
 
-    def __init__(
-        self,
-        *,
-        tenant_id: str,
-        actor: str,
-        request_id: str,
-        settings: Settings,
-        writer: Writer,
-        readers: Readers,
-    ) -> None:
-        self.tenant_id = tenant_id
-        self.actor = actor
-        self.request_id = request_id
+    def __init__(self, reach: Reach, *, settings: Settings, writer: Writer, readers: Readers) -> None:
+        self.tenant_id = reach.tenant_id
+        self.user_id = reach.caller.user_id
+        self._reach = reach
         self._settings = settings
         self._writer = writer
         self._readers = readers
+
+    def owner(self, given: str | None) -> str | None:
+        """The user of a session to be made, where the request names *given*.
+
+        Raises:
+            Forbidden: the caller is a user, and names another one.
+        """
+        if self.user_id is None or given == self.user_id:
+            return given
+        if given is not None:
+            raise Forbidden("A user's token makes sessions of that user only.")
+        return self.user_id
+
+    def check_owner(self, changed: str | UnsetType | None) -> None:
+        """Refuse a change of a session's user to *changed* by a user.
+
+        Raises:
+            Forbidden: the caller is one.
+        """
+        if changed is not UNSET and self.user_id not in {None, changed}:
+            raise Forbidden("A user's token cannot give a session to somebody else.")
 
     async def write(
         self,
@@ -103,15 +107,7 @@ class Tenant:
         Raises:
             DomainError: it was refused, or the storage failed.
         """
-        submission = Submission(
-            tenant_id=self.tenant_id,
-            session_id=session_id,
-            actor=self.actor,
-            command=command,
-            request_id=self.request_id,
-            expected_version=expected_version,
-            idempotency_key=idempotency_key,
-        )
+        submission = self._reach.submission(session_id, command, expected_version, idempotency_key)
         outcome = await self._writer.submit(submission, size_bytes=size_bytes)
         if isinstance(outcome, Committed):
             return Written(outcome.version, outcome.state, outcome.messages)
@@ -133,15 +129,7 @@ class Tenant:
             DomainError: it was refused, or the storage failed.
             ErasurePending: it is recorded, and will be finished later.
         """
-        submission = Submission(
-            tenant_id=self.tenant_id,
-            session_id=session_id,
-            actor=self.actor,
-            command=EraseSession(reason),
-            request_id=self.request_id,
-            expected_version=expected_version,
-            idempotency_key=idempotency_key,
-        )
+        submission = self._reach.submission(session_id, EraseSession(reason), expected_version, idempotency_key)
         outcome = await self._writer.submit(submission, size_bytes=size_bytes)
         await self._writer.erased()
 
@@ -165,7 +153,7 @@ class Tenant:
         """
 
         def query(_views: Connection, ledger_db: Connection) -> Written | None:
-            answer = idempotency.find(ledger_db, self.tenant_id, key)
+            answer = idempotency.find(ledger_db, self.tenant_id, self._reach.own(key))
             return None if answer is None else _answer_again(ledger_db, answer)
 
         return await self._readers.run(query)
@@ -178,7 +166,7 @@ class Tenant:
         """
 
         def query(views: Connection, _ledger: Connection) -> SessionView:
-            return self._view(views, _visible(views, self.tenant_id, session_id), newest)
+            return self._view(views, self._reach.visible(views, session_id), newest)
 
         return await self._readers.run(query)
 
@@ -192,7 +180,7 @@ class Tenant:
         """
 
         def query(views: Connection, ledger_db: Connection) -> SessionView:
-            now = _visible(views, self.tenant_id, session_id)
+            now = self._reach.visible(views, session_id)
             wanted = version or 0
             if time_us is not None:
                 wanted = ledger.version_at(ledger_db, now.stream, time_us)
@@ -200,7 +188,7 @@ class Tenant:
                 raise NotFound("version of this session")
             past = history.replay(ledger_db, now.stream, to_version=wanted)
             try:
-                return self._view(past, _visible(past, self.tenant_id, session_id), newest)
+                return self._view(past, self._reach.visible(past, session_id), newest)
             finally:
                 past.close()
 
@@ -214,12 +202,14 @@ class Tenant:
     async def sessions_page(
         self, *, user_id: str | None, archived: bool | None, before_position: int, limit: int
     ) -> list[SessionState]:
-        """Up to *limit* sessions, last active first, from before a position on."""
+        """Up to *limit* sessions, last active first, from before a position on. To a user, nobody else has any."""
+        if self.user_id is not None and user_id not in {None, self.user_id}:
+            return []
         return await self._readers.run(
             lambda views, _ledger: sessions.page(
                 views,
                 self.tenant_id,
-                user_id=user_id,
+                user_id=user_id if self.user_id is None else self.user_id,
                 archived=archived,
                 before_position=before_position,
                 limit=limit,
@@ -232,7 +222,7 @@ class Tenant:
         """Up to *limit* messages of a session between two numbers, exclusive."""
 
         def query(views: Connection, _ledger: Connection) -> MessagePage:
-            state = _visible(views, self.tenant_id, session_id)
+            state = self._reach.visible(views, session_id)
             rows = messages.page(
                 views,
                 state,
@@ -249,69 +239,11 @@ class Tenant:
         """The session's version and one message."""
 
         def query(views: Connection, _ledger: Connection) -> tuple[int, bytes]:
-            state = _visible(views, self.tenant_id, session_id)
+            state = self._reach.visible(views, session_id)
             found = messages.find(views, state, message_id)
             if found is None:
                 raise NotFound("message")
             return state.version, found
-
-        return await self._readers.run(query)
-
-    async def session_events(self, session_id: str, *, after: int, limit: int) -> EventPage:
-        """A session's events behind a version, deleted sessions included.
-
-        Raises:
-            NotFound: there never was such a session.
-        """
-
-        def query(_views: Connection, ledger_db: Connection) -> EventPage:
-            stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
-            if stream is None:
-                raise NotFound("session")
-            records = ledger.read_stream(ledger_db, stream, after_version=after, limit=limit + 1)
-            shown, more = take(map(_document, records), limit, bytes_max=self._settings.page_bytes_max)
-            version = ledger.version_of(ledger_db, stream)
-            return EventPage(shown, after + len(shown), more, version)
-
-        return await self._readers.run(query)
-
-    async def proof(self, session_id: str, signer: Signer) -> bytes:
-        """The proof bundle of a session, deleted and erased ones included.
-
-        Raises:
-            NotFound: there never was such a session.
-            TooLarge: it has more events, or more bytes of them, than go into one bundle.
-        """
-
-        def query(_views: Connection, ledger_db: Connection) -> bytes:
-            stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
-            if stream is None:
-                raise NotFound("session")
-            return bundle.make(ledger_db, self._bundled(ledger_db, stream), signer)
-
-        return await self._readers.run(query)
-
-    def _bundled(self, ledger_db: Connection, stream: int) -> list[Record]:
-        settings, size_bytes = self._settings, 0
-        records = list(ledger.read_stream(ledger_db, stream, limit=settings.proof_events_max + 1))
-        if len(records) > settings.proof_events_max:
-            raise InvalidRequest(
-                f"The session has more than {settings.proof_events_max} events: too many for a bundle."
-            )
-        for record in records:
-            size_bytes += len(record.payload or b"")
-            if size_bytes > settings.proof_bytes_max:
-                raise TooLarge("session's history", limit_bytes=settings.proof_bytes_max)
-        return records
-
-    async def events(self, *, after: int, limit: int, event_type: str | None) -> EventPage:
-        """The tenant's events behind a position, in ledger order."""
-
-        def query(views: Connection, ledger_db: Connection) -> EventPage:
-            positions = feed.positions(views, self.tenant_id, after=after, limit=limit + 1, event_type=event_type)
-            records = ledger.read_positions(ledger_db, positions)
-            shown, more = take(map(_document, records), limit, bytes_max=self._settings.page_bytes_max)
-            return EventPage(shown, positions[len(shown) - 1] if shown else after, more)
 
         return await self._readers.run(query)
 
@@ -324,7 +256,7 @@ class Tenant:
         """
 
         def query(views: Connection, ledger_db: Connection) -> ForkSession:
-            state = _visible(views, self.tenant_id, source_id)
+            state = self._reach.visible(views, source_id)
             wanted = state.version if version is None else version
             if not 1 <= wanted <= state.version:
                 raise InvalidRequest(f"The session is at version {state.version}.", field="$.version")
@@ -346,34 +278,8 @@ def _forks_among(positions: list[int]) -> Callable[[Connection, Connection], lis
     return lambda _views, ledger_db: erasure.forks_among(ledger_db, positions)
 
 
-def _visible(views: Connection, tenant_id: str, session_id: str) -> SessionState:
-    state = sessions.find(views, tenant_id, session_id)
-    if state is None:
-        raise NotFound("session")
-    return state
-
-
-def take(documents: Iterable[bytes], limit: int, *, bytes_max: int) -> tuple[list[bytes], bool]:
-    """The page that *documents* begin with, and whether there are more behind it.
-
-    It has at most *limit* documents and *bytes_max* bytes, but always one if there is one and a limit for it.
-    """
-    taken: list[bytes] = []
-    size = 0
-    for document in documents:
-        size += len(document)
-        if len(taken) == limit or (taken and size > bytes_max):
-            return taken, True
-        taken.append(document)
-    return taken, False
-
-
 def _events(ledger_db: Connection, stream: int, to_version: int) -> Iterator[Event]:
     return (record.event for record in ledger.read_stream(ledger_db, stream, to_version=to_version))
-
-
-def _document(record: Record) -> bytes:
-    return event_document(record.event, schema=record.schema, payload=record.payload, leaf=record.leaf)
 
 
 def _answer_again(ledger_db: Connection, answer: Answer) -> Written:

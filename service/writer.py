@@ -8,7 +8,7 @@ import asyncio
 import enum
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
@@ -20,7 +20,9 @@ from service.checkpointer import Checkpointer
 from service.clock import now_us
 from service.commands import EraseSession
 from service.committer import Committed, Committer, Outcome, Replayed, Submission
+from service.database import Connection
 from service.errors import ChatledgerError, DomainError, ErasurePending, OutcomeUnknown, Overloaded, StorageFull
+from service.keys import KeyRing
 from service.rebuilder import Rebuilder
 from service.settings import Settings
 
@@ -47,6 +49,12 @@ class _Erased(msgspec.Struct, frozen=True, gc=False):
     """Somebody wants to know whether the erasures before it are finished."""
 
     future: "asyncio.Future[bool]"
+
+
+class _Job(msgspec.Struct, frozen=True, gc=False):
+    """Something to do in a transaction on the ledger that is no command."""
+
+    work: Callable[[Connection], None]
 
 
 class _Signal(enum.Enum):
@@ -77,7 +85,7 @@ class Writer:
         self._checkpointer = checkpointer
         self._committer = committer
         self._settings = settings
-        self._queue: SimpleQueue[_Waiting | _Erased | _Signal] = SimpleQueue()
+        self._queue: SimpleQueue[_Waiting | _Erased | _Job | _Signal] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._closing = False
@@ -99,6 +107,11 @@ class Writer:
     def alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive() and not self._closing and self._committer.is_open
+
+    @property
+    def keys(self) -> KeyRing:
+        """The API keys that there are now. Another value takes its place with each change."""
+        return self._committer.keys
 
     @property
     def queue_length(self) -> int:
@@ -153,6 +166,10 @@ class Writer:
         """
         self.rebuilder.start(lambda: self._queue.put(_Signal.SWAP))
 
+    def put(self, work: Callable[[Connection], None]) -> None:
+        """Have *work* done in a transaction on the ledger, between two groups. Callable from any thread."""
+        self._queue.put(_Job(work))
+
     async def close(self) -> None:
         """Commit all that was accepted, then end the thread and close the files."""
         self._closing = True
@@ -175,6 +192,8 @@ class Writer:
                     self._finish_erasures(self._settings.busy_timeout_ms)
             if isinstance(signal, _Erased):
                 self._say_erased(signal, done=not self._erasing)
+            elif isinstance(signal, _Job):
+                self._do(signal)
             elif signal is _Signal.REPAIR:
                 self._rebuild()
             elif signal is _Signal.SWAP:
@@ -217,8 +236,8 @@ class Writer:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(deliver)
 
-    def _gather(self) -> tuple[list[_Waiting], _Erased | _Signal | None]:
-        """Wait for a command or a signal, then take all commands that wait behind it, up to the next signal."""
+    def _gather(self) -> tuple[list[_Waiting], _Erased | _Job | _Signal | None]:
+        """Wait for a command or another thing to do, then take all commands behind it, up to the next such thing."""
         group: list[_Waiting] = []
         try:
             found = self._queue.get(timeout=CATCH_UP_PAUSE_S if self._behind or self._erasing else None)
@@ -227,7 +246,7 @@ class Writer:
                 self._catch_up()
             return group, None
         while True:
-            if isinstance(found, (_Erased, _Signal)):
+            if isinstance(found, (_Erased, _Job, _Signal)):
                 return group, found
             group.append(found)
             if len(group) == self._settings.group_commands_max:
@@ -244,6 +263,16 @@ class Writer:
             self._behind = False
         except Exception:
             log.exception("views could not catch up")
+
+    def _do(self, job: _Job) -> None:
+        try:
+            with database.immediate(self._committer.ledger):
+                job.work(self._committer.ledger)
+        except database.CommitFailed as error:
+            self._note_failure(error)
+            self._recover(error)
+        except Exception:
+            log.exception("job failed")
 
     def _swap(self) -> None:
         try:

@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 from litestar import delete, get, post
 
+from service.access import Scope
 from service.api import openapi
 from service.api.answer import Answer
 from service.api.call import Call
@@ -33,6 +34,7 @@ class ProjectionsState(msgspec.Struct, frozen=True):
     "/v1/admin/projections",
     operation_id="showProjections",
     operation_class=openapi.SHOW_PROJECTIONS,
+    access=Scope.OPERATOR,
     tags=("Administration",),
 )
 async def show_projections(request: Call) -> Answer:
@@ -45,6 +47,7 @@ async def show_projections(request: Call) -> Answer:
     "/v1/admin/projections/rebuild",
     operation_id="rebuildProjections",
     operation_class=openapi.REBUILD_PROJECTIONS,
+    access=Scope.OPERATOR,
     tags=("Administration",),
 )
 async def rebuild_projections(request: Call) -> Answer:
@@ -59,6 +62,7 @@ async def rebuild_projections(request: Call) -> Answer:
     operation_id="cancelRebuild",
     status_code=200,  # Litestar takes no 204 from a handler that returns a value; the answer has its own
     operation_class=openapi.CANCEL_REBUILD,
+    access=Scope.OPERATOR,
     tags=("Administration",),
 )
 async def cancel_rebuild(request: Call) -> Answer:

@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 from litestar import get
 from litestar.params import FromPath, QueryParameter
 
+from service.access import Scope
 from service.api import openapi
 from service.api.answer import Answer, not_modified
 from service.api.call import Call
 from service.api.sessions import Cursor, Limit
 from service.documents import join
 from service.errors import InvalidRequest
-from service.tenant import EventPage
+from service.tenant_audit import EventPage
 
 EventType = Literal[
     "session.created",
@@ -20,6 +21,8 @@ EventType = Literal[
     "message.removed",
     "session.deleted",
     "session.erased",
+    "key.created",
+    "key.revoked",
 ]
 Place = Annotated[int, QueryParameter(ge=0, le=2**53, description="Only events behind this one.")]
 
@@ -28,6 +31,7 @@ Place = Annotated[int, QueryParameter(ge=0, le=2**53, description="Only events b
     "/v1/sessions/{session_id:str}/events",
     operation_id="listSessionEvents",
     operation_class=openapi.LIST_SESSION_EVENTS,
+    access=Scope.AUDIT,
     tags=("Audit",),
 )
 async def list_session_events(
@@ -35,7 +39,7 @@ async def list_session_events(
 ) -> Answer:
     """Read a session's full history, also once it is deleted."""
     request.refuse_unknown_query("after", "limit", "cursor")
-    tenant = request.tenant()
+    tenant = request.audit()
     bound_to = ("session-events", tenant.tenant_id, session_id)
     page = await tenant.session_events(session_id, after=_start(request, after, cursor, bound_to), limit=limit)
     if request.has_version(page.version):
@@ -43,7 +47,13 @@ async def list_session_events(
     return Answer(_page(request, page, bound_to), version=page.version)
 
 
-@get("/v1/events", operation_id="listEvents", operation_class=openapi.LIST_EVENTS, tags=("Audit",))
+@get(
+    "/v1/events",
+    operation_id="listEvents",
+    operation_class=openapi.LIST_EVENTS,
+    access=Scope.AUDIT,
+    tags=("Audit",),
+)
 async def list_events(
     request: Call,
     after: Place = 0,
@@ -53,7 +63,7 @@ async def list_events(
 ) -> Answer:
     """Read the tenant's events in ledger order."""
     request.refuse_unknown_query("after", "limit", "type", "cursor")
-    tenant = request.tenant()
+    tenant = request.audit()
     bound_to = ("events", tenant.tenant_id, type)
     page = await tenant.events(after=_start(request, after, cursor, bound_to), limit=limit, event_type=type)
     return Answer(_page(request, page, bound_to))

@@ -7,14 +7,19 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from litestar.connection import Request
 
+from service.access import Caller
 from service.api.problems import of_validation
 from service.commands import ANY_VERSION
 from service.errors import DomainError, InvalidRequest, TooLarge
+from service.events import SYSTEM_TENANT
 from service.idempotency import IdempotencyKey, fingerprint
 from service.ids import ID_RULE, is_id, is_idempotency_key
 from service.jsontext import check_text, explain_malformed
+from service.reach import Reach
 from service.settings import Settings
 from service.tenant import Tenant
+from service.tenant_audit import TenantAudit
+from service.tenant_keys import TenantKeys
 
 if TYPE_CHECKING:
     from service.api.edge import EdgedLitestar
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_TENANT = "default"
-OPEN_ACTOR = "open"
 
 _JSON_TYPES = ("application/json",)
 _PATCH_TYPES = ("application/json", "application/merge-patch+json")
@@ -62,30 +66,47 @@ class Call(Request[Any, Any, Any]):
         return self.services.settings
 
     def tenant(self) -> Tenant:
-        """All that this request's caller may reach.
+        """The conversations that this request's caller may reach."""
+        services = self.services
+        return Tenant(self._reach(), settings=services.settings, writer=services.writer, readers=services.readers)
 
-        Without API keys the service is open, on loopback only: the tenant is what `X-Tenant-Id` says.
+    def audit(self) -> TenantAudit:
+        """The history that this request's caller may see."""
+        services = self.services
+        return TenantAudit(self._reach(), settings=services.settings, readers=services.readers)
+
+    def keys(self) -> TenantKeys:
+        """The keys that this request's caller may manage."""
+        services, request_id = self.services, self.scope["state"]["request_id"]
+        return TenantKeys(
+            self.caller, request_id, settings=services.settings, writer=services.writer, readers=services.readers
+        )
+
+    @property
+    def caller(self) -> Caller:
+        """Whoever sent this, as `doors.py` has let it in."""
+        caller: Caller = self.scope["state"]["caller"]
+        return caller
+
+    def _reach(self) -> Reach:
+        """The caller in its tenant: its credential's, or, where that has none, the one that `X-Tenant-Id` names.
 
         Raises:
             InvalidRequest: the header is no id.
         """
-        tenant_id = self._header(b"x-tenant-id")
+        caller = self.caller
+        tenant_id = caller.tenant_id
         if tenant_id is None:
-            tenant_id = DEFAULT_TENANT
-        elif not is_id(tenant_id):
-            raise InvalidRequest(f"A tenant is {ID_RULE}.", field="X-Tenant-Id")
-        self.scope["state"]["tenant_id"] = tenant_id
-        services = self.services
-        return Tenant(
-            tenant_id=tenant_id,
-            actor=OPEN_ACTOR,
-            request_id=self.scope["state"]["request_id"],
-            settings=services.settings,
-            writer=services.writer,
-            readers=services.readers,
-        )
+            tenant_id = self.header(b"x-tenant-id")
+            if tenant_id is None:
+                tenant_id = DEFAULT_TENANT
+            elif not is_id(tenant_id) and not (tenant_id == SYSTEM_TENANT and caller.may_see_system):
+                raise InvalidRequest(f"A tenant is {ID_RULE}.", field="X-Tenant-Id")
+        state = self.scope["state"]
+        state["tenant_id"] = tenant_id
+        return Reach(caller, tenant_id, state["request_id"])
 
-    def _header(self, name: bytes) -> str | None:
+    def header(self, name: bytes) -> str | None:
         """A header's value; where it came more than once, all of them as RFC 9110 section 5.3 joins them."""
         value = self._fields.get(name)
         return None if value is None else value.decode("latin-1")
@@ -127,7 +148,7 @@ class Call(Request[Any, Any, Any]):
         Raises:
             InvalidRequest: it is neither `*` nor one strong entity tag that a version can be.
         """
-        value = self._header(b"if-match")
+        value = self.header(b"if-match")
         if value is None:
             return None
         if value.strip() == "*":
@@ -139,7 +160,7 @@ class Call(Request[Any, Any, Any]):
 
     def has_version(self, version: int) -> bool:
         """Whether `If-None-Match` says that the client has *version* already (weak comparison, RFC 9110 13.1.2)."""
-        value = self._header(b"if-none-match")
+        value = self.header(b"if-none-match")
         if value is None:
             return False
         return value.strip() == "*" or str(version) in _IF_NONE_MATCH.findall(value)
@@ -150,7 +171,7 @@ class Call(Request[Any, Any, Any]):
         Raises:
             InvalidRequest: it is not 1 to 255 visible ASCII characters.
         """
-        value = self._header(b"idempotency-key")
+        value = self.header(b"idempotency-key")
         if value is None:
             return None
         if not is_idempotency_key(value):
@@ -167,12 +188,12 @@ class Call(Request[Any, Any, Any]):
             TooLarge, InvalidRequest: it breaks a limit.
         """
         body = await self._read()
-        if not body and self._header(b"content-type") is None:
+        if not body and self.header(b"content-type") is None:
             return b"{}"
-        kind = (self._header(b"content-type") or "").partition(";")[0].strip().lower()
+        kind = (self.header(b"content-type") or "").partition(";")[0].strip().lower()
         if kind not in (_PATCH_TYPES if self.scope["method"] == "PATCH" else _JSON_TYPES):
             raise UnsupportedMediaType
-        if (self._header(b"content-encoding") or "identity").strip().lower() != "identity":
+        if (self.header(b"content-encoding") or "identity").strip().lower() != "identity":
             raise UnsupportedMediaType
         check_text(body, depth_max=self.settings.json_depth_max)
         return body

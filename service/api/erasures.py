@@ -4,6 +4,7 @@ import msgspec
 from litestar import post
 from litestar.params import FromPath
 
+from service.access import Scope
 from service.api import openapi
 from service.api.answer import Answer
 from service.api.call import Call, decode
@@ -34,6 +35,7 @@ _erase = msgspec.json.Decoder(EraseInput)
     "/v1/sessions/{session_id:str}/erase",
     operation_id="eraseSession",
     operation_class=openapi.ERASE_SESSION,
+    access=Scope.ERASE,
     status_code=200,
     tags=("Audit",),
 )

@@ -6,6 +6,7 @@ import msgspec
 from litestar import get
 from litestar.params import FromPath
 
+from service.access import Scope
 from service.api import openapi
 from service.api.answer import Answer
 from service.api.call import Call
@@ -35,15 +36,22 @@ class LedgerHead(msgspec.Struct, frozen=True):
     "/v1/sessions/{session_id:str}/proof",
     operation_id="getSessionProof",
     operation_class=openapi.GET_SESSION_PROOF,
+    access=Scope.AUDIT,
     tags=("Audit",),
 )
 async def show_proof(request: Call, session_id: FromPath[str]) -> Answer:
     """Read a session's proof bundle, also once it is deleted or erased."""
     request.refuse_unknown_query()
-    return Answer(await request.tenant().proof(session_id, request.services.log.signer))
+    return Answer(await request.audit().proof(session_id, request.services.log.signer))
 
 
-@get("/v1/ledger/head", operation_id="getLedgerHead", operation_class=openapi.GET_LEDGER_HEAD, tags=("Audit",))
+@get(
+    "/v1/ledger/head",
+    operation_id="getLedgerHead",
+    operation_class=openapi.GET_LEDGER_HEAD,
+    access=Scope.AUDIT,
+    tags=("Audit",),
+)
 async def show_head(request: Call) -> Answer:
     """Read the ledger's size, root and signed checkpoint."""
     request.refuse_unknown_query()
@@ -52,14 +60,14 @@ async def show_head(request: Call) -> Answer:
     return Answer(msgspec.json.encode(LedgerHead(log.ledger_id, size, root.hex(), checkpoint, log.public_key)))
 
 
-@get("/tlog/checkpoint", include_in_schema=False)
+@get("/tlog/checkpoint", access=Scope.OPERATOR, include_in_schema=False)
 async def show_checkpoint(request: Call) -> Answer:
     """The signed head alone."""
     _, _, checkpoint = await request.services.log.head()
     return Answer(checkpoint.encode(), content_type=_TEXT)
 
 
-@get("/tlog/tile/{level:str}/{place:path}", include_in_schema=False)
+@get("/tlog/tile/{level:str}/{place:path}", access=Scope.OPERATOR, include_in_schema=False)
 async def show_tile(request: Call, level: FromPath[str], place: FromPath[str]) -> Answer:
     """A tile of hashes, or of entries: whole ones never change."""
     number, width = _place(place)

@@ -6,6 +6,7 @@ import msgspec
 from litestar import get
 
 from service import metrics
+from service.access import PUBLIC, Scope
 from service.api import openapi
 from service.api.admin import reached_and_lag
 from service.api.answer import Answer
@@ -17,13 +18,13 @@ LOOKS = 5
 LOOK_PAUSE_S = 0.01
 
 
-@get("/health/live", operation_id="live", operation_class=openapi.LIVE, tags=("Operation",))
+@get("/health/live", operation_id="live", operation_class=openapi.LIVE, access=PUBLIC, tags=("Operation",))
 async def live(request: Call) -> Answer:  # noqa: ARG001
     """Whether the process answers."""
     return Answer(b'{"status":"ok"}')
 
 
-@get("/health/ready", operation_id="ready", operation_class=openapi.READY, tags=("Operation",))
+@get("/health/ready", operation_id="ready", operation_class=openapi.READY, access=PUBLIC, tags=("Operation",))
 async def ready(request: Call) -> Answer:
     """Whether the writer lives, the views have caught up, and a row can be read."""
     services = request.services
@@ -55,7 +56,7 @@ async def _lag(services: Services) -> int:
     return max(0, head - reached)
 
 
-@get("/metrics", operation_id="metrics", operation_class=openapi.METRICS, tags=("Operation",))
+@get("/metrics", operation_id="metrics", operation_class=openapi.METRICS, access=Scope.OPERATOR, tags=("Operation",))
 async def show_metrics(request: Call) -> Answer:
     """Counters and gauges in the Prometheus text format."""
     return Answer(metrics.render(request.services.registry), content_type=metrics.CONTENT_TYPE)

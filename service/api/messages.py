@@ -7,6 +7,7 @@ from litestar import Controller, delete, get, post
 from litestar.params import FromPath, QueryParameter
 from msgspec import UNSET, Raw, UnsetType
 
+from service.access import Scope
 from service.api import openapi
 from service.api.answer import Answer, not_modified
 from service.api.call import Call, check_message_size, decode
@@ -40,7 +41,7 @@ class MessagesController(Controller):
     path = "/v1/sessions/{session_id:str}/messages"
     tags = ("Messages",)
 
-    @post(operation_id="appendMessages", operation_class=openapi.APPEND_MESSAGES)
+    @post(operation_id="appendMessages", operation_class=openapi.APPEND_MESSAGES, access=Scope.WRITE)
     async def append(self, request: Call, session_id: FromPath[str]) -> Answer:
         """Append one message, or up to 1000 of which all or none are added."""
         request.refuse_unknown_query()
@@ -58,7 +59,7 @@ class MessagesController(Controller):
         headers = [(b"idempotency-replayed", b"true")] if written.replayed else []
         return Answer(answer, status=201, version=written.version, headers=headers)
 
-    @get(operation_id="listMessages", operation_class=openapi.LIST_MESSAGES)
+    @get(operation_id="listMessages", operation_class=openapi.LIST_MESSAGES, access=Scope.READ)
     async def page(
         self,
         request: Call,
@@ -78,7 +79,7 @@ class MessagesController(Controller):
         more = b"true" if found.has_more else b"false"
         return Answer(b'{"data":%b,"has_more":%b}' % (join(found.messages), more), version=found.version)
 
-    @get("/{message_id:str}", operation_id="getMessage", operation_class=openapi.GET_MESSAGE)
+    @get("/{message_id:str}", operation_id="getMessage", operation_class=openapi.GET_MESSAGE, access=Scope.READ)
     async def read(self, request: Call, session_id: FromPath[str], message_id: FromPath[str]) -> Answer:
         """Read one message."""
         request.refuse_unknown_query()
@@ -92,6 +93,7 @@ class MessagesController(Controller):
         operation_id="removeMessage",
         status_code=200,
         operation_class=openapi.REMOVE_MESSAGE,
+        access=Scope.WRITE,
     )
     async def remove(self, request: Call, session_id: FromPath[str], message_id: FromPath[str]) -> Answer:
         """Take a message out of readers' sight; the numbers of the others do not move."""

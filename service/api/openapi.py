@@ -19,15 +19,18 @@ from litestar.openapi.spec import Parameter as ParameterSpec
 
 from service.api.problems import STATUS
 from service.api.schemas import ID, TEXT, ref
-from service.ids import IDEMPOTENCY_KEY_PATTERN, REQUEST_ID_PATTERN
+from service.ids import IDEMPOTENCY_KEY_PATTERN
 
 _REQUEST_HEADERS = {
     "X-Tenant-Id": (ID, "The tenant, while the service is open. Default: `default`."),
     "X-Request-Id": (
-        {"type": "string", "pattern": REQUEST_ID_PATTERN},
+        TEXT,  # any other is no fault of the request
         "Taken over if it is 1 to 128 visible ASCII characters; else the service makes one.",
     ),
-    "If-Match": (TEXT, 'The version that the session has to be at, as `"3"`, or `*`.'),
+    "If-Match": (
+        {"type": "string", "pattern": r'^(\*|"(0|[1-9][0-9]{0,17})")$'},
+        'The version that the session has to be at, as `"3"`, or `*`.',
+    ),
     "If-None-Match": (TEXT, "An ETag that the client has: 304 if it is still current."),
     "Idempotency-Key": (
         {"type": "string", "pattern": IDEMPOTENCY_KEY_PATTERN},
@@ -36,6 +39,7 @@ _REQUEST_HEADERS = {
 }
 _ETAG = OpenAPIHeader(schema={"type": "string"}, description="The session's version.")  # type: ignore[arg-type]
 _ANY_FAULT = ("internal-error", "overloaded")
+_CALLER_FAULTS = ("unauthenticated", "forbidden", "rate-limited")
 _WRITE_FAULTS = ("outcome-unknown", "storage-full")
 
 
@@ -71,7 +75,7 @@ def _responses(described: dict[str, Any]) -> dict[str, OpenAPIResponse | Referen
             content=_content(schema),
         )
     by_status: dict[int, list[str]] = {}
-    for name in (*described["problems"], *_ANY_FAULT):
+    for name in (*described["problems"], *described["caller_faults"], *_ANY_FAULT):
         by_status.setdefault(STATUS[name], []).append(name)
     for status, names in sorted(by_status.items()):
         if str(status) in responses:
@@ -132,10 +136,12 @@ def _describe(
     body: str | None = None,
     body_required: bool = True,
     about_session: bool = False,
+    public: bool = False,
 ) -> type[Operation]:
     described = {
         "answers": answers,
         "problems": problems,
+        "caller_faults": () if public else _CALLER_FAULTS,
         "headers": headers,
         "body": body,
         "body_required": body_required,
@@ -224,6 +230,14 @@ GET_LEDGER_HEAD = _describe(answers={200: "LedgerHead"}, problems=("invalid-requ
 SHOW_PROJECTIONS = _describe(answers={200: "Projections"}, headers=())
 REBUILD_PROJECTIONS = _describe(answers={202: "Projections"}, problems=("rebuild-running",), headers=())
 CANCEL_REBUILD = _describe(answers={204: ""}, headers=())
-LIVE = _describe(answers={200: "Health"}, headers=())
-READY = _describe(answers={200: "Health", 503: "Health"}, headers=())
+CREATE_KEY = _describe(
+    body="KeyInput",
+    answers={201: "Key"},
+    problems=("invalid-request", "idempotency-mismatch", *_BODY, *_WRITE_FAULTS),
+    headers=("Idempotency-Key",),
+)
+LIST_KEYS = _describe(answers={200: "KeyPage"}, problems=("invalid-request",), headers=())
+REVOKE_KEY = _describe(answers={204: ""}, problems=("invalid-request", "not-found", *_WRITE_FAULTS), headers=())
+LIVE = _describe(answers={200: "Health"}, headers=(), public=True)
+READY = _describe(answers={200: "Health", 503: "Health"}, headers=(), public=True)
 METRICS = _describe(answers={200: "text"}, headers=())

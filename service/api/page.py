@@ -8,9 +8,11 @@ from litestar import Controller, Litestar, get
 from litestar.params import FromPath
 from openapi_ui_bundles import swagger_ui
 
+from service.access import PUBLIC
 from service.api.answer import Answer
 from service.api.call import Call
-from service.api.schemas import SCHEMAS
+from service.api.doors import ACCESS, handlers_of
+from service.api.schemas import CREDENTIAL, SCHEMAS
 from service.errors import NotFound
 
 _PAGE = b"""<!DOCTYPE html>
@@ -47,17 +49,17 @@ class SchemaController(Controller):
     path = "/schema"
     include_in_schema = False
 
-    @get()
+    @get(access=PUBLIC)
     async def show_page(self) -> Answer:
         """The page; it loads the document by itself."""
         return Answer(_PAGE, content_type=b"text/html; charset=utf-8", headers=[_ONLY_FROM_HERE])
 
-    @get("/openapi.json")
+    @get("/openapi.json", access=PUBLIC)
     async def show_document(self, request: Call) -> Answer:
         """The OpenAPI document."""
         return Answer(_document(request.app))
 
-    @get("/files/{name:str}")
+    @get("/files/{name:str}", access=PUBLIC)
     async def show_file(self, name: FromPath[str]) -> Answer:
         """One of the page's files."""
         if name not in _FILES:
@@ -69,7 +71,12 @@ class SchemaController(Controller):
 def _document(app: Litestar) -> bytes:
     # Litestar keeps only the components that it has made from annotations itself.
     document = app.openapi_schema.to_schema()
-    document["components"] = {"schemas": SCHEMAS}
+    document["components"] = {"schemas": SCHEMAS, "securitySchemes": {"credential": CREDENTIAL}}
+    for path, handler in handlers_of(app):
+        needed = handler.opt[ACCESS]
+        if path in document["paths"] and needed is not PUBLIC:
+            for method in handler.http_methods:
+                document["paths"][path][method.lower()]["security"] = [{"credential": [needed.value]}]
     return msgspec.json.encode(document)
 
 

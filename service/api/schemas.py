@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from service.access import TENANT_SCOPES, Scope
 from service.api.problems import STATUS, URN
 from service.ids import ID_PATTERN
 
 JsonSchema = dict[str, Any]
 
 _TIME: JsonSchema = {"type": "string", "format": "date-time", "examples": ["2026-05-15T15:00:00.000000Z"]}
+_TIME_OR_NULL: JsonSchema = {"type": ["string", "null"], "format": "date-time"}
 ID: JsonSchema = {"type": "string", "pattern": ID_PATTERN}
 TEXT: JsonSchema = {"type": "string"}
 TEXT_OR_NULL: JsonSchema = {"type": ["string", "null"]}
@@ -56,6 +58,12 @@ _MESSAGE_FIELDS: JsonSchema = {
     "annotations": _OBJECTS_OR_NULL,
 }
 _MESSAGE_EXAMPLE = {"id": "m-1", "role": "user", "content": "Hello"}
+
+CREDENTIAL: JsonSchema = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key (`clk_…`), or a user's token. While there are neither, the service is open.",
+}
 
 SCHEMAS: dict[str, JsonSchema] = {
     "MessageInput": _object(
@@ -246,6 +254,40 @@ SCHEMAS: dict[str, JsonSchema] = {
         },
         ("data", "has_more", "next_cursor"),
     ),
+    "KeyInput": _object(
+        {
+            "scopes": {"type": "array", "items": {"enum": [scope.value for scope in TENANT_SCOPES]}},
+            "name": {"type": ["string", "null"], "minLength": 1, "maxLength": 200},
+            "expires_at": {"type": ["string", "null"], "format": "date-time"},
+            "tenant_id": {"type": ["string", "null"], "pattern": ID_PATTERN, "description": "Only for operators."},
+            "operator": {"type": "boolean", "description": "Only for operators: a key of their kind, without scopes."},
+        },
+        description="A tenant's key has scopes, and its tenant is that of the caller unless an operator names one.",
+        examples=[{"scopes": ["read", "write"], "name": "web frontend"}],
+    ),
+    "Key": _object(
+        {
+            "id": TEXT,
+            "tenant_id": {**TEXT_OR_NULL, "description": "Null for an operator's."},
+            "operator": {"type": "boolean"},
+            "name": TEXT_OR_NULL,
+            "scopes": {"type": "array", "items": {"enum": [scope.value for scope in Scope]}},
+            "created_at": _TIME,
+            "created_by": TEXT,
+            "expires_at": _TIME_OR_NULL,
+            "revoked_at": _TIME_OR_NULL,
+            "revoked_by": TEXT_OR_NULL,
+            "last_used_at": _TIME_OR_NULL,
+            "key": {**TEXT, "description": "The key itself: only in the answer that makes it, and never again."},
+        },
+        (
+            *("id", "tenant_id", "operator", "name", "scopes", "created_at", "created_by", "expires_at"),
+            *("revoked_at", "revoked_by", "last_used_at"),
+        ),
+    ),
+    "KeyPage": _object(
+        {"data": {"type": "array", "items": ref("Key")}, "next_cursor": TEXT_OR_NULL}, ("data", "next_cursor")
+    ),
     "Projections": _object(
         {
             "generation": {"type": "integer", "description": "The number of the live views' file."},
@@ -290,6 +332,7 @@ SCHEMAS: dict[str, JsonSchema] = {
             "session_id": TEXT,
             "message_id": TEXT,
             "limit_bytes": {"type": "integer"},
+            "scope": {"type": "string", "description": "The scope that the credential lacks."},
         },
         "required": ["type", "title", "status", "detail", "request_id"],
         "examples": [

@@ -10,6 +10,7 @@ from litestar.params import FromPath, QueryParameter
 from msgspec import UNSET, Raw, UnsetType
 
 from projections.sessions import NEWEST
+from service.access import Scope
 from service.api import openapi
 from service.api.answer import Answer, not_modified
 from service.api.call import Call, check_message_size, decode
@@ -105,7 +106,7 @@ class SessionsController(Controller):
     path = "/v1/sessions"
     tags = ("Sessions",)
 
-    @post(operation_id="createSession", operation_class=openapi.CREATE_SESSION)
+    @post(operation_id="createSession", operation_class=openapi.CREATE_SESSION, access=Scope.WRITE)
     async def create(self, request: Call) -> Answer:
         """Make a session, with its first messages if there are any."""
         request.refuse_unknown_query()
@@ -114,7 +115,10 @@ class SessionsController(Controller):
         given = decode(_session, body)
         messages = accept_messages(read_messages(given.messages, request.settings), field="$.messages")
         command = CreateSession(
-            user_id=given.user_id, title=given.title, traits=accept_traits(given.traits), messages=messages
+            user_id=tenant.owner(given.user_id),
+            title=given.title,
+            traits=accept_traits(given.traits),
+            messages=messages,
         )
         check_session_size(request.settings, title=command.title, user_id=command.user_id, traits=command.traits)
         written = await tenant.write(
@@ -126,7 +130,7 @@ class SessionsController(Controller):
         )
         return _answer(written, _shown(written), status=201)
 
-    @get(operation_id="listSessions", operation_class=openapi.LIST_SESSIONS)
+    @get(operation_id="listSessions", operation_class=openapi.LIST_SESSIONS, access=Scope.READ)
     async def page(
         self,
         request: Call,
@@ -140,7 +144,7 @@ class SessionsController(Controller):
         """List sessions, last active first."""
         request.refuse_unknown_query("user_id", "archived", "limit", "cursor")
         tenant, cursors = request.tenant(), request.services.cursors
-        bound_to = ("sessions", tenant.tenant_id, user_id, archived)
+        bound_to = ("sessions", tenant.tenant_id, tenant.user_id, user_id, archived)
         found = await tenant.sessions_page(
             user_id=user_id,
             archived=None if archived is None else archived == "true",
@@ -154,7 +158,7 @@ class SessionsController(Controller):
         documents = join([session_document(state) for state in shown])
         return Answer(b'{"data":%b,"next_cursor":%b}' % (documents, next_cursor.encode()))
 
-    @get("/{session_id:str}", operation_id="getSession", operation_class=openapi.GET_SESSION)
+    @get("/{session_id:str}", operation_id="getSession", operation_class=openapi.GET_SESSION, access=Scope.READ)
     async def read(
         self,
         request: Call,
@@ -185,12 +189,15 @@ class SessionsController(Controller):
         document = session_document(view.state) if messages is None else _with_messages(view)
         return Answer(document, version=version)
 
-    @patch("/{session_id:str}", operation_id="updateSession", operation_class=openapi.UPDATE_SESSION)
+    @patch(
+        "/{session_id:str}", operation_id="updateSession", operation_class=openapi.UPDATE_SESSION, access=Scope.WRITE
+    )
     async def update(self, request: Call, session_id: FromPath[str]) -> Answer:
         """Change a session's title, user id, traits or archived, by a JSON merge patch."""
         request.refuse_unknown_query()
         tenant, body = request.tenant(), await request.json_body()
         changes = decode(_changes, body)
+        tenant.check_owner(changes.user_id)
         if changes.traits is not UNSET:
             traits = accept_object(changes.traits, field="$.traits")
             changes = msgspec.structs.replace(changes, traits=traits)
@@ -211,6 +218,7 @@ class SessionsController(Controller):
         operation_id="deleteSession",
         status_code=200,
         operation_class=openapi.DELETE_SESSION,
+        access=Scope.WRITE,
     )
     async def remove(self, request: Call, session_id: FromPath[str]) -> Answer:
         """Take a session out of readers' sight; its events stay for audit and its id stays taken."""
@@ -220,7 +228,9 @@ class SessionsController(Controller):
         )
         return Answer(b"", status=204, version=written.version)
 
-    @post("/{session_id:str}/fork", operation_id="forkSession", operation_class=openapi.FORK_SESSION)
+    @post(
+        "/{session_id:str}/fork", operation_id="forkSession", operation_class=openapi.FORK_SESSION, access=Scope.WRITE
+    )
     async def fork(self, request: Call, session_id: FromPath[str]) -> Answer:
         """Make a new session with copies of this one's messages as of a version."""
         request.refuse_unknown_query()

@@ -8,6 +8,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from projections.views import Views
+from service.api.doors import Doors
 from service.errors import InvalidRequest
 from service.readers import Readers
 from service.settings import Settings
@@ -27,6 +28,7 @@ class Services(msgspec.Struct, frozen=True):
     views: Views
     log: TransparencyLog
     cursors: "Cursors"
+    doors: Doors
     registry: CollectorRegistry
 
 

@@ -1,0 +1,152 @@
+"""The doors: every request shows its credential here before a handler sees it.
+
+A route says with `access=` which scope it needs, or that it is `PUBLIC`; one that says nothing keeps the application
+from starting. Who may do what is decided by `access.check`, here and nowhere else.
+"""
+
+import hmac
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from litestar.handlers import HTTPRouteHandler
+from litestar.routes import HTTPRoute
+
+from service import key_uses
+from service.access import LOCAL, OPEN, PUBLIC, Caller, check
+from service.clock import now_us
+from service.errors import SettingsError, Unauthenticated
+from service.keys import PREFIX
+
+# LIM from service.limits import Limits
+from service.settings import Settings
+from service.tokens import TokenVerifier, looks_like_token
+from service.writer import Writer
+
+if TYPE_CHECKING:
+    from litestar import Litestar
+
+    from service.api.call import Call
+
+USES_WRITTEN_EVERY_US = 60_000_000
+"""How long the last use of a key is only in memory, at most."""
+
+ACCESS = "access"
+"""The name under which a route declares the scope that it needs."""
+
+
+class Doors:
+    """Lets callers in. For the event loop only."""
+
+    def __init__(self, settings: Settings, writer: Writer, *, used_at_us: dict[str, int]) -> None:
+        """Make them; *used_at_us* is when each key was last used, by its id.
+
+        Raises:
+            SettingsError: the settings of user tokens are wrong.
+        """
+        self.local_credential = "cll_" + secrets.token_urlsafe(32)
+        """What commands beside the server show: it is in a file that only the ledger's owner can read."""
+        self.used_at_us = used_at_us
+        # LIM self.limits = Limits(settings)
+        self._tokens = TokenVerifier(settings) if settings.jwks else None
+        self._writer = writer
+        self._unwritten: dict[str, int] = {}
+        self._write_at_us = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody needs a credential: no key was ever made, and user tokens are not set up.
+
+        Keys that are all revoked or expired do not open the doors again.
+        """
+        return self._tokens is None and not self._writer.keys.keys
+
+    async def admit(self, request: "Call") -> None:
+        """Let the request in, and note who sends it.
+
+        Raises:
+            Unauthenticated: it has no good credential.
+            Forbidden: its credential does not allow this.
+            RateLimited: its caller has sent too much.
+        """
+        needed = request.scope["route_handler"].opt[ACCESS]
+        if needed is PUBLIC:
+            return
+        caller = await self._caller(request)
+        state = request.scope["state"]
+        state["caller"], state["credential"], state["tenant_id"] = caller, caller.credential, caller.tenant_id
+        # LIM self._limit(request, caller, state)
+        check(caller, needed)
+
+    def _limit(self, request: "Call", caller: Caller, state: Any) -> None:
+        if self.limits.are_off:
+            return
+        size = request.header(b"content-length")
+        size_bytes = int(size) if size is not None and size.isdecimal() else 0
+        state["allowance"] = self.limits.admit(caller, caller.tenant_id, size_bytes=size_bytes, now_s=time.monotonic())
+
+    async def _caller(self, request: "Call") -> Caller:
+        given = request.header(b"authorization")
+        if given is None:
+            if self.is_open:
+                return OPEN
+            raise Unauthenticated("This needs a credential: Authorization: Bearer <key or token>.")
+        scheme, _, text = given.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated("The credential has to be of the scheme Bearer.")
+        text = text.strip(" ")
+        if text.startswith(PREFIX):
+            time_us = now_us()
+            caller = self._writer.keys.caller_of(text, now_us=time_us)
+            self._note_use(caller.credential, time_us)
+            return caller
+        if hmac.compare_digest(text.encode(), self.local_credential.encode()):
+            return LOCAL
+        if self._tokens is not None and looks_like_token(text):
+            return await self._tokens.verify(text)
+        raise Unauthenticated("The credential is no key" + (" and no token." if self._tokens else "."))
+
+    def _note_use(self, key_id: str, time_us: int) -> None:
+        self.used_at_us[key_id] = self._unwritten[key_id] = time_us
+        if time_us >= self._write_at_us:
+            self.write_uses()
+            self._write_at_us = time_us + USES_WRITTEN_EVERY_US
+
+    def write_uses(self) -> None:
+        """Have the writer write down when keys were used."""
+        unwritten, self._unwritten = self._unwritten, {}
+        if unwritten:
+            self._writer.put(lambda connection: key_uses.write(connection, unwritten))
+
+    async def close(self) -> None:
+        """Write down what is not yet, and stop fetching the identity provider's keys. Call it before the writer's."""
+        self.write_uses()
+        if self._tokens is not None:
+            await self._tokens.close()
+
+
+async def admit(request: "Call") -> None:
+    """What Litestar calls before each handler."""
+    await request.services.doors.admit(request)
+
+
+def check_declared(app: "Litestar") -> None:
+    """Refuse an application with a route that does not say who may use it.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    for path, handler in handlers_of(app):
+        if ACCESS not in handler.opt:
+            raise SettingsError(f"The route {path} of {handler.handler_name} declares no access.")
+
+
+def handlers_of(app: "Litestar") -> list[tuple[str, HTTPRouteHandler]]:
+    """The paths and handlers of *app*'s routes, but for the answers to OPTIONS that Litestar adds."""
+    return [
+        (route.path_format, handler)
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if handler.http_methods != {"OPTIONS"}
+    ]

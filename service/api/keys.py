@@ -1,0 +1,134 @@
+"""`/v1/admin/keys`: make, list and revoke API keys."""
+
+import msgspec
+from litestar import Controller, delete, get, post
+from litestar.params import FromPath
+
+from service.access import Scope
+from service.api import openapi
+from service.api.answer import Answer
+from service.api.call import Call, decode
+from service.api.sessions import Cursor, Limit
+from service.clock import format_us, parse_us
+from service.errors import InvalidRequest
+from service.keys import Key
+from service.tenant_keys import NewKey
+
+
+class KeyInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/admin/keys`. Only operators name a tenant, or make operators' keys."""
+
+    scopes: tuple[str, ...] = ()
+    name: str | None = None
+    expires_at: str | None = None
+    tenant_id: str | None = None
+    operator: bool = False
+
+
+class KeyDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A key as it may be shown. `key` is its text, which is shown once."""
+
+    id: str
+    tenant_id: str | None
+    operator: bool
+    name: str | None
+    scopes: list[str]
+    created_at: str
+    created_by: str
+    expires_at: str | None
+    revoked_at: str | None
+    revoked_by: str | None
+    last_used_at: str | None
+    key: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class KeyPage(msgspec.Struct, frozen=True):
+    """A page of keys, in the order of their creation."""
+
+    data: list[KeyDocument]
+    next_cursor: str | None
+
+
+_key = msgspec.json.Decoder(KeyInput)
+
+
+def _time(time_us: int | None) -> str | None:
+    return None if time_us is None else format_us(time_us)
+
+
+def _document(request: Call, key: Key, text: str | None = None) -> KeyDocument:
+    return KeyDocument(
+        id=key.key_id,
+        tenant_id=key.tenant_id,
+        operator=key.tenant_id is None,
+        name=key.name,
+        scopes=sorted(key.caller.scopes),
+        created_at=format_us(key.created_at_us),
+        created_by=key.created_by,
+        expires_at=_time(key.expires_at_us),
+        revoked_at=_time(key.revoked_at_us),
+        revoked_by=key.revoked_by,
+        last_used_at=_time(request.services.doors.used_at_us.get(key.key_id)),
+        key=msgspec.UNSET if text is None else text,
+    )
+
+
+class KeysController(Controller):
+    """API keys."""
+
+    path = "/v1/admin/keys"
+    tags = ("Administration",)
+
+    @post(operation_id="createKey", operation_class=openapi.CREATE_KEY, access=Scope.ADMIN)
+    async def create(self, request: Call) -> Answer:
+        """Make an API key, whose text is in this answer and nowhere else."""
+        request.refuse_unknown_query()
+        body = await request.json_body()
+        given = decode(_key, body)
+        key, text = await request.keys().create(
+            NewKey(
+                tenant_id=given.tenant_id,
+                operator=given.operator,
+                scopes=given.scopes,
+                name=given.name,
+                expires_at_us=None if given.expires_at is None else _parse(given.expires_at),
+            ),
+            size_bytes=len(body),
+            idempotency_key=request.idempotency_key(body),
+        )
+        headers = [(b"idempotency-replayed", b"true")] if text is None else []
+        return Answer(msgspec.json.encode(_document(request, key, text)), status=201, headers=headers)
+
+    @get(operation_id="listKeys", operation_class=openapi.LIST_KEYS, access=Scope.ADMIN)
+    async def page(self, request: Call, limit: Limit = 50, cursor: Cursor = None) -> Answer:
+        """List the keys, revoked ones too, in the order of their creation."""
+        request.refuse_unknown_query("limit", "cursor")
+        keys, cursors = request.keys(), request.services.cursors
+        bound_to = ("keys", keys.tenant_id)
+        found = keys.page(after=0 if cursor is None else cursors.read(cursor, *bound_to), limit=limit + 1)
+        shown = found[:limit]
+        page = KeyPage(
+            data=[_document(request, key) for _, key in shown],
+            next_cursor=cursors.write(shown[-1][0], *bound_to) if len(found) > limit else None,
+        )
+        return Answer(msgspec.json.encode(page))
+
+    @delete(
+        "/{key_id:str}",
+        operation_id="revokeKey",
+        status_code=200,  # Litestar takes no 204 from a handler that returns a value; the answer has its own
+        operation_class=openapi.REVOKE_KEY,
+        access=Scope.ADMIN,
+    )
+    async def revoke(self, request: Call, key_id: FromPath[str]) -> Answer:
+        """Make a key good for nothing, at once and for good."""
+        request.refuse_unknown_query()
+        await request.keys().revoke(key_id)
+        return Answer(b"", status=204)
+
+
+def _parse(text: str) -> int:
+    try:
+        return parse_us(text)
+    except ValueError as error:
+        raise InvalidRequest(f"Not a time: {error}.", field="$.expires_at") from None

@@ -1,0 +1,18 @@
+"""When each API key was last used. Not events: kept in memory, and written into the ledger's file once a minute."""
+
+from collections.abc import Mapping
+
+from service.database import Bulk, Connection
+
+_READ = "SELECT key_id, used_at FROM key_uses"
+_WRITE = Bulk("INSERT OR REPLACE INTO key_uses", "(?, ?)")
+
+
+def read(connection: Connection) -> dict[str, int]:
+    """The last use of each key by its id, in µs since the epoch."""
+    return {str(key_id): int(used_at) for key_id, used_at in connection.execute(_READ)}
+
+
+def write(connection: Connection, uses: Mapping[str, int]) -> None:
+    """Keep *uses*. The caller holds the write transaction."""
+    _WRITE.execute(connection, list(uses.items()))

@@ -1,0 +1,94 @@
+"""The history that one caller may audit: events and proofs, bound to its tenant (rule 8)."""
+
+import msgspec
+
+from projections import feed
+from service import bundle, ledger
+from service.database import Connection
+from service.documents import event_document
+from service.errors import InvalidRequest, NotFound, TooLarge
+from service.ledger import Record
+from service.reach import Reach, take
+from service.readers import Readers
+from service.settings import Settings
+from service.signing import Signer
+
+
+class EventPage(msgspec.Struct, frozen=True, gc=False):
+    """Events, and the version (of a session) or position (of the ledger) of the last one of them."""
+
+    events: list[bytes]
+    last: int
+    has_more: bool
+    version: int = 0
+
+
+class TenantAudit:
+    """One caller's history: made for each request. Users have none; their tokens lack the scope."""
+
+    def __init__(self, reach: Reach, *, settings: Settings, readers: Readers) -> None:
+        self.tenant_id = reach.tenant_id
+        self._settings = settings
+        self._readers = readers
+
+    async def session_events(self, session_id: str, *, after: int, limit: int) -> EventPage:
+        """A session's events behind a version, deleted sessions included.
+
+        Raises:
+            NotFound: there never was such a session.
+        """
+
+        def query(_views: Connection, ledger_db: Connection) -> EventPage:
+            stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
+            if stream is None:
+                raise NotFound("session")
+            records = ledger.read_stream(ledger_db, stream, after_version=after, limit=limit + 1)
+            shown, more = take(map(_document, records), limit, bytes_max=self._settings.page_bytes_max)
+            version = ledger.version_of(ledger_db, stream)
+            return EventPage(shown, after + len(shown), more, version)
+
+        return await self._readers.run(query)
+
+    async def proof(self, session_id: str, signer: Signer) -> bytes:
+        """The proof bundle of a session, deleted and erased ones included.
+
+        Raises:
+            NotFound: there never was such a session.
+            TooLarge: it has more events, or more bytes of them, than go into one bundle.
+        """
+
+        def query(_views: Connection, ledger_db: Connection) -> bytes:
+            stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
+            if stream is None:
+                raise NotFound("session")
+            return bundle.make(ledger_db, self._bundled(ledger_db, stream), signer)
+
+        return await self._readers.run(query)
+
+    def _bundled(self, ledger_db: Connection, stream: int) -> list[Record]:
+        settings, size_bytes = self._settings, 0
+        records = list(ledger.read_stream(ledger_db, stream, limit=settings.proof_events_max + 1))
+        if len(records) > settings.proof_events_max:
+            raise InvalidRequest(
+                f"The session has more than {settings.proof_events_max} events: too many for a bundle."
+            )
+        for record in records:
+            size_bytes += len(record.payload or b"")
+            if size_bytes > settings.proof_bytes_max:
+                raise TooLarge("session's history", limit_bytes=settings.proof_bytes_max)
+        return records
+
+    async def events(self, *, after: int, limit: int, event_type: str | None) -> EventPage:
+        """The tenant's events behind a position, in ledger order."""
+
+        def query(views: Connection, ledger_db: Connection) -> EventPage:
+            positions = feed.positions(views, self.tenant_id, after=after, limit=limit + 1, event_type=event_type)
+            records = ledger.read_positions(ledger_db, positions)
+            shown, more = take(map(_document, records), limit, bytes_max=self._settings.page_bytes_max)
+            return EventPage(shown, positions[len(shown) - 1] if shown else after, more)
+
+        return await self._readers.run(query)
+
+
+def _document(record: Record) -> bytes:
+    return event_document(record.event, schema=record.schema, payload=record.payload, leaf=record.leaf)
