@@ -11,8 +11,8 @@ from litestar.openapi.config import OpenAPIConfig
 from projections.views import Views
 from service import __version__, key_uses, ledger, metrics
 from service.api import admin, audit, erasures, evidence, health, page, problems
-from service.api.call import Call
-from service.api.doors import Doors, admit, check_declared
+from service.api.call import Call, admit
+from service.api.doors import Doors, check_declared
 from service.api.edge import EdgedLitestar
 from service.api.keys import KeysController
 from service.api.messages import MessagesController

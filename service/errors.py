@@ -56,13 +56,14 @@ class Forbidden(DomainError):
 
 
 class RateLimited(DomainError):
-    """The caller has used up what it may send for now."""
+    """The caller has used up what it may send for now: *limit*, where it is one that answers show."""
 
     name = "rate-limited"
 
-    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+    def __init__(self, detail: str, *, retry_after_s: int, limit: int | None = None) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+        self.limit = limit
 
 
 class RequestTimeout(DomainError):

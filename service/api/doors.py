@@ -7,7 +7,7 @@ from starting. Who may do what is decided by `access.check`, here and nowhere el
 import hmac
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
@@ -17,8 +17,7 @@ from service.access import LOCAL, OPEN, PUBLIC, Caller, check
 from service.clock import now_us
 from service.errors import SettingsError, Unauthenticated
 from service.keys import PREFIX
-
-# LIM from service.limits import Limits
+from service.limits import Limits
 from service.settings import Settings
 from service.tokens import TokenVerifier, looks_like_token
 from service.writer import Writer
@@ -26,13 +25,21 @@ from service.writer import Writer
 if TYPE_CHECKING:
     from litestar import Litestar
 
-    from service.api.call import Call
 
 USES_WRITTEN_EVERY_US = 60_000_000
 """How long the last use of a key is only in memory, at most."""
 
 ACCESS = "access"
 """The name under which a route declares the scope that it needs."""
+
+
+class Showing(Protocol):
+    """A request, as far as it is looked at here."""
+
+    scope: Any
+
+    def header(self, name: bytes) -> str | None:
+        """A header's value."""
 
 
 class Doors:
@@ -47,7 +54,7 @@ class Doors:
         self.local_credential = "cll_" + secrets.token_urlsafe(32)
         """What commands beside the server show: it is in a file that only the ledger's owner can read."""
         self.used_at_us = used_at_us
-        # LIM self.limits = Limits(settings)
+        self.limits = Limits(settings)
         self._tokens = TokenVerifier(settings) if settings.jwks else None
         self._writer = writer
         self._unwritten: dict[str, int] = {}
@@ -61,7 +68,7 @@ class Doors:
         """
         return self._tokens is None and not self._writer.keys.keys
 
-    async def admit(self, request: "Call") -> None:
+    async def admit(self, request: Showing) -> None:
         """Let the request in, and note who sends it.
 
         Raises:
@@ -75,17 +82,17 @@ class Doors:
         caller = await self._caller(request)
         state = request.scope["state"]
         state["caller"], state["credential"], state["tenant_id"] = caller, caller.credential, caller.tenant_id
-        # LIM self._limit(request, caller, state)
+        self._limit(request, caller, state)
         check(caller, needed)
 
-    def _limit(self, request: "Call", caller: Caller, state: Any) -> None:
+    def _limit(self, request: Showing, caller: Caller, state: Any) -> None:
         if self.limits.are_off:
             return
         size = request.header(b"content-length")
         size_bytes = int(size) if size is not None and size.isdecimal() else 0
         state["allowance"] = self.limits.admit(caller, caller.tenant_id, size_bytes=size_bytes, now_s=time.monotonic())
 
-    async def _caller(self, request: "Call") -> Caller:
+    async def _caller(self, request: Showing) -> Caller:
         given = request.header(b"authorization")
         if given is None:
             if self.is_open:
@@ -123,11 +130,6 @@ class Doors:
         self.write_uses()
         if self._tokens is not None:
             await self._tokens.close()
-
-
-async def admit(request: "Call") -> None:
-    """What Litestar calls before each handler."""
-    await request.services.doors.admit(request)
 
 
 def check_declared(app: "Litestar") -> None:

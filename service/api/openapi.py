@@ -5,6 +5,7 @@ handlers read and write bytes.
 """
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 from litestar.openapi.spec import (
@@ -14,11 +15,13 @@ from litestar.openapi.spec import (
     Operation,
     Reference,
     RequestBody,
+    Schema,
 )
 from litestar.openapi.spec import Parameter as ParameterSpec
 
+from service.api.links import links_of
 from service.api.problems import STATUS
-from service.api.schemas import ID, TEXT, ref
+from service.api.schemas import CURSOR, ID, TEXT, JsonSchema, ref
 from service.ids import IDEMPOTENCY_KEY_PATTERN
 
 _REQUEST_HEADERS = {
@@ -28,7 +31,7 @@ _REQUEST_HEADERS = {
         "Taken over if it is 1 to 128 visible ASCII characters; else the service makes one.",
     ),
     "If-Match": (
-        {"type": "string", "pattern": r'^(\*|"(0|[1-9][0-9]{0,17})")$'},
+        {"type": "string", "pattern": r'^(\*|"(0|[1-9][0-9]{0,17})")$', "examples": ['"3"', "*"]},
         'The version that the session has to be at, as `"3"`, or `*`.',
     ),
     "If-None-Match": (TEXT, "An ETag that the client has: 304 if it is still current."),
@@ -37,7 +40,28 @@ _REQUEST_HEADERS = {
         "The same key with the same request gives the first answer again; with another request, 422.",
     ),
 }
-_ETAG = OpenAPIHeader(schema={"type": "string"}, description="The session's version.")  # type: ignore[arg-type]
+# What the handlers' declarations do not say, or what Litestar loses of them: a `ge=0` of what may be left out.
+_QUERY_PARAMETERS: dict[str, JsonSchema] = {
+    "after": {"minimum": 0},
+    "as_of": {"format": "date-time"},
+    "as_of_version": {"minimum": 0, "maximum": 10**16 - 1},
+    "before": {"minimum": 0},
+    "cursor": CURSOR,
+    "messages": {"minimum": 0},
+}
+
+
+def _header(schema: JsonSchema, description: str = "", *, required: bool = True) -> OpenAPIHeader:
+    # A JSON Schema as it is, here and below.
+    return OpenAPIHeader(schema=schema, description=description or None, required=required)  # type: ignore[arg-type]
+
+
+_ANY_ANSWER = {"X-Request-Id": _header(TEXT)}
+_ETAG = _header({"type": "string", "pattern": '^"[0-9]+"$'}, "The session's version.")
+_LOCATION = _header({"type": "string", "format": "uri-reference"}, "The path of what was made.")
+_REPLAYED = _header({"const": "true"}, "The answer to the first request with this Idempotency-Key.", required=False)
+_RETRY_AFTER = _header({"type": "string", "pattern": "^[0-9]+$"}, "Seconds.")
+_ALWAYS_RETRY_AFTER = frozenset({429, 503, 507})
 _ANY_FAULT = ("internal-error", "overloaded")
 _CALLER_FAULTS = ("unauthenticated", "forbidden", "rate-limited")
 _WRITE_FAULTS = ("outcome-unknown", "storage-full")
@@ -53,26 +77,47 @@ class Described(Operation):
         """Fill in what the handler's signature does not say."""
         described = self.described
         self.summary = (self.description or "").partition(".")[0].partition(",")[0]
-        self.responses = _responses(described)
+        self.responses = _responses(described, self.operation_id)
         self.request_body = _request_body(described["body"], required=described["body_required"])
         headers = [_header_parameter(name) for name in ("X-Request-Id", *described["headers"])]
         self.parameters = [*(self.parameters or []), *headers]
         for parameter in self.parameters:
-            if isinstance(parameter, ParameterSpec) and parameter.param_in == "path":
-                parameter.schema = ID  # type: ignore[assignment]
+            if isinstance(parameter, ParameterSpec) and parameter.param_in in ("path", "query"):
+                parameter.schema = _parameter_schema(parameter)  # type: ignore[assignment]
 
 
-def _responses(described: dict[str, Any]) -> dict[str, OpenAPIResponse | Reference]:
+def _parameter_schema(parameter: ParameterSpec) -> JsonSchema:
+    """What may stand in the URL: a value that is left out is no null there."""
+    if parameter.param_in == "path":
+        return ID
+    if not isinstance(parameter.schema, Schema):
+        raise TypeError(f"the parameter {parameter.name} has no schema")
+    schema: JsonSchema = parameter.schema.to_schema()
+    schema.pop("description", None)
+    for value in schema.pop("oneOf", ()):
+        if value["type"] != "null":
+            schema.update(value)
+    if isinstance(schema["type"], list):
+        schema["type"] = next(name for name in schema["type"] if name != "null")
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
+    return schema | _QUERY_PARAMETERS.get(parameter.name, {})
+
+
+def _responses(described: dict[str, Any], operation_id: str | None) -> dict[str, OpenAPIResponse | Reference]:
     responses: dict[str, OpenAPIResponse | Reference] = {}
-    headers = {"X-Request-Id": OpenAPIHeader(schema=TEXT)}  # type: ignore[arg-type]
     for status, schema in described["answers"].items():
-        own = dict(headers)
+        own = dict(_ANY_ANSWER)
         if described["about_session"]:
             own["ETag"] = _ETAG
+        if status == HTTPStatus.CREATED and schema == "Session":
+            own["Location"] = _LOCATION
+        if "Idempotency-Key" in described["headers"]:
+            own["Idempotency-Replayed"] = _REPLAYED
         responses[str(status)] = OpenAPIResponse(
             description=_DESCRIPTIONS.get(status, "The answer."),
             headers=own,  # type: ignore[arg-type]
             content=_content(schema),
+            links=links_of(operation_id, status),  # type: ignore[arg-type]
         )
     by_status: dict[int, list[str]] = {}
     for name in (*described["problems"], *described["caller_faults"], *_ANY_FAULT):
@@ -82,7 +127,7 @@ def _responses(described: dict[str, Any]) -> dict[str, OpenAPIResponse | Referen
             continue
         responses[str(status)] = OpenAPIResponse(
             description="Problem: " + ", ".join(names) + ".",
-            headers=dict(headers),
+            headers={**_ANY_ANSWER, **({"Retry-After": _RETRY_AFTER} if status in _ALWAYS_RETRY_AFTER else {})},
             content={
                 "application/problem+json": OpenAPIMediaType(schema=Reference(ref="#/components/schemas/Problem"))
             },
@@ -227,9 +272,11 @@ LIST_SESSION_EVENTS = _describe(
 LIST_EVENTS = _describe(answers={200: "EventPage"}, problems=("invalid-request",))
 GET_SESSION_PROOF = _describe(answers={200: "ProofBundle"}, problems=("invalid-request", "not-found", "too-large"))
 GET_LEDGER_HEAD = _describe(answers={200: "LedgerHead"}, problems=("invalid-request",), headers=())
-SHOW_PROJECTIONS = _describe(answers={200: "Projections"}, headers=())
-REBUILD_PROJECTIONS = _describe(answers={202: "Projections"}, problems=("rebuild-running",), headers=())
-CANCEL_REBUILD = _describe(answers={204: ""}, headers=())
+SHOW_PROJECTIONS = _describe(answers={200: "Projections"}, problems=("invalid-request",), headers=())
+REBUILD_PROJECTIONS = _describe(
+    answers={202: "Projections"}, problems=("invalid-request", "rebuild-running"), headers=()
+)
+CANCEL_REBUILD = _describe(answers={204: ""}, problems=("invalid-request",), headers=())
 CREATE_KEY = _describe(
     body="KeyInput",
     answers={201: "Key"},

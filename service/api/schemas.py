@@ -12,6 +12,7 @@ _TIME: JsonSchema = {"type": "string", "format": "date-time", "examples": ["2026
 _TIME_OR_NULL: JsonSchema = {"type": ["string", "null"], "format": "date-time"}
 ID: JsonSchema = {"type": "string", "pattern": ID_PATTERN}
 TEXT: JsonSchema = {"type": "string"}
+CURSOR: JsonSchema = {"type": "string", "pattern": "^[A-Za-z0-9_-]{27}$"}
 TEXT_OR_NULL: JsonSchema = {"type": ["string", "null"]}
 _VERSION: JsonSchema = {"type": "integer", "minimum": 1}
 _HASH: JsonSchema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}

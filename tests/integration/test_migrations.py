@@ -11,7 +11,7 @@ from support.tables import dump, dump_rebuilt
 from service import database, tree
 from service.verify import verify_ledger
 
-ADDED = {2: ("tree", "tiles", "commitments"), 3: ("erasures",)}
+ADDED = {2: ("tree", "tiles", "commitments"), 3: ("erasures",), 4: ("key_uses",)}
 """The tables that each schema has added to the first one."""
 
 

@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 APPLICATION_ID = 0x434C4C47
-SCHEMAS = {2, 3}
+SCHEMAS = {2, 3, 4}
 HASH_BYTES = 32
 SALT_BYTES = 16
 KEY_ID_BYTES = 4
@@ -36,6 +36,8 @@ TYPES: dict[str, dict[str, type]] = {
     "message.removed": {"message_id": str},
     "session.deleted": {},
     ERASURE: {"reason": str},
+    "key.created": {"key_id": str, "sha256": str, "scopes": list},
+    "key.revoked": {"key_id": str},
 }
 """The members that a payload of each type has to have."""
 RECORD = (

@@ -9,6 +9,7 @@ import msgspec
 
 from projections.projection import Projection
 from projections.views import Views
+from service.access import OPEN
 from service.commands import (
     AppendMessages,
     Command,
@@ -23,6 +24,7 @@ from service.events import Message, SessionChanges
 from service.idempotency import IdempotencyKey
 from service.intake import MessageInput, accept_message
 from service.location import Location, exclusive
+from service.reach import Reach
 from service.settings import Settings
 from service.state import SessionState
 from service.tenant import Tenant
@@ -118,9 +120,7 @@ class Store:
     def tenant(self, tenant_id: str = "default") -> Tenant:
         """What a caller of that tenant can do; its coroutines wait for nothing (see `run`)."""
         return Tenant(
-            tenant_id=tenant_id,
-            actor="open",
-            request_id="test",
+            Reach(OPEN, tenant_id, "test"),
             settings=self.settings,
             writer=cast("Writer", _InlineWriter(self)),
             readers=cast("Readers", _InlineReaders(self)),

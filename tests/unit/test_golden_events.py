@@ -14,6 +14,8 @@ from service.events import (
     Event,
     EventData,
     ForkedFrom,
+    KeyCreated,
+    KeyRevoked,
     Message,
     MessageAppended,
     MessageRemoved,
@@ -89,6 +91,15 @@ GOLDEN: list[tuple[str, int, bytes, EventData]] = [
     ("message.removed", 1, b'{"message_id":"m-1"}', MessageRemoved("m-1")),
     ("session.deleted", 1, b"{}", SessionDeleted()),
     ("session.erased", 1, b'{"reason":"GDPR 17"}', SessionErased("GDPR 17")),
+    (
+        "key.created",
+        1,
+        b'{"key_id":"k_0123456789Ab","sha256":"00ff","scopes":["read","write"],"tenant_id":"acme","name":"web",'
+        b'"expires_at":"2024-05-15T15:00:00.000001Z"}',
+        KeyCreated("k_0123456789Ab", "00ff", ("read", "write"), "acme", "web", "2024-05-15T15:00:00.000001Z"),
+    ),
+    ("key.created", 1, b'{"key_id":"k_0","sha256":"00","scopes":[]}', KeyCreated("k_0", "00", ())),
+    ("key.revoked", 1, b'{"key_id":"k_0123456789Ab"}', KeyRevoked("k_0123456789Ab")),
 ]
 golden = pytest.mark.parametrize(("kind", "schema", "payload", "data"), GOLDEN)
 
@@ -124,13 +135,15 @@ def test_each_type_and_schema_has_golden_bytes() -> None:
 
 def test_the_order_of_the_types_is_kept() -> None:
     """The feed stores a type as its place in TYPES: a new one goes to the end."""
-    assert list(events.TYPES)[:6] == [
+    assert list(events.TYPES)[:8] == [
         "session.created",
         "message.appended",
         "session.updated",
         "message.removed",
         "session.deleted",
         "session.erased",
+        "key.created",
+        "key.revoked",
     ]
 
 

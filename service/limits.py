@@ -1,0 +1,177 @@
+"""How much one caller may send: token buckets, kept by verified credentials and tenants, in bounded memory.
+
+Pure: the time comes with each call. For one thread, the event loop's.
+"""
+
+import math
+from collections.abc import Hashable
+
+import msgspec
+
+from service.access import LOCAL, OPEN, Caller
+from service.errors import RateLimited
+from service.settings import Settings
+
+BURST_S = 5
+"""How many seconds' worth of requests may come at once, behind a pause."""
+BUCKETS_MAX = 10_000
+"""The most callers that are remembered; 2 MB."""
+DAY_S = 24 * 60 * 60
+
+REASONS = ("key", "tenant", "bytes")
+"""What a caller can be refused for: its own requests, its tenant's, its tenant's bytes."""
+
+
+class Allowance(msgspec.Struct, frozen=True, gc=False):
+    """What an answer says about its caller's limit (draft-ietf-httpapi-ratelimit-headers-06).
+
+    Of `limit` units `remaining` are left; in `reset_s` seconds all of them will be there again, or, where none is
+    left, the first one.
+    """
+
+    limit: int
+    remaining: int
+    reset_s: int
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """`RateLimit-Limit`, `RateLimit-Remaining`, `RateLimit-Reset`."""
+        return [
+            (b"ratelimit-limit", b"%d" % self.limit),
+            (b"ratelimit-remaining", b"%d" % self.remaining),
+            (b"ratelimit-reset", b"%d" % self.reset_s),
+        ]
+
+
+class _Bucket:
+    """A bucket of *size* tokens that gets *per_s* a second. It can be in debt, which is paid first."""
+
+    __slots__ = ("at_s", "per_s", "size", "tokens")
+
+    def __init__(self, size: float, per_s: float, now_s: float) -> None:
+        self.size = self.tokens = size
+        self.per_s = per_s
+        self.at_s = now_s
+
+    def fill(self, now_s: float) -> None:
+        """Add what has come since; a clock that goes back adds nothing."""
+        if now_s > self.at_s:
+            self.tokens = min(self.size, self.tokens + (now_s - self.at_s) * self.per_s)
+            self.at_s = now_s
+
+    def wait_s(self, wanted: float) -> int:
+        """Whole seconds until there are *wanted* tokens, at least 1."""
+        return max(1, math.ceil((wanted - self.tokens) / self.per_s))
+
+    def is_full_at(self, now_s: float) -> bool:
+        """Whether it may be forgotten: a new one would be like it."""
+        return self.tokens + (now_s - self.at_s) * self.per_s >= self.size
+
+    def allowance(self) -> Allowance:
+        remaining = max(0, math.floor(self.tokens))
+        reset_s = math.ceil((self.size - self.tokens) / self.per_s) if remaining else self.wait_s(1)
+        return Allowance(int(self.size), remaining, reset_s)
+
+
+class Limits:
+    """The buckets of one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.refused = dict.fromkeys(REASONS, 0)
+        """How many requests were refused, by reason."""
+        self._key_per_s = settings.key_requests_per_s
+        self._tenant_per_s = settings.tenant_requests_per_s
+        self._bytes_per_day = settings.tenant_bytes_per_day
+        self._buckets: dict[Hashable, _Bucket] = {}
+        self._now_s = 0.0
+
+    @property
+    def are_off(self) -> bool:
+        """Whether nothing is limited."""
+        return not (self._key_per_s or self._tenant_per_s or self._bytes_per_day)
+
+    def admit(self, caller: Caller, tenant_id: str | None, *, size_bytes: int, now_s: float) -> Allowance | None:
+        """Take a request with a body of *size_bytes* (0 where that is not known yet) off what its caller has left.
+
+        A refused request takes nothing, so that a key beyond its own limit does not use up its tenant's. A body is let
+        in while anything is left of the day's bytes, and may go beyond: one that is larger than the rest could
+        otherwise never be sent.
+
+        Returns:
+            What is left of the requests' limit that is nearest to its end; None where requests have no limit.
+
+        Raises:
+            RateLimited: one of the limits is used up.
+        """
+        if self.are_off or caller.credential == LOCAL.credential:
+            return None
+        self._now_s = now_s
+        requests = self._buckets_of_requests(caller, tenant_id)
+        for reason, bucket in requests:
+            if bucket.tokens < 1:
+                raise self._refusal(reason, bucket, "requests a second")
+        stored = self._bucket_of_bytes(caller, tenant_id)
+        if stored is not None:
+            if stored.tokens < 1:
+                raise self._refusal("bytes", stored, "bytes a day")
+            stored.tokens -= size_bytes
+        for _, bucket in requests:
+            bucket.tokens -= 1
+        tightest = min((bucket for _, bucket in requests), key=lambda bucket: bucket.tokens, default=None)
+        return None if tightest is None else tightest.allowance()
+
+    def charge(self, caller: Caller, tenant_id: str | None, size_bytes: int) -> None:
+        """Take bytes that came without a Content-Length off the tenant's day, behind `admit`."""
+        if self._bytes_per_day and caller.credential != LOCAL.credential:
+            stored = self._bucket_of_bytes(caller, tenant_id)
+            if stored is not None:
+                stored.tokens -= size_bytes
+
+    def _buckets_of_requests(self, caller: Caller, tenant_id: str | None) -> list[tuple[str, _Bucket]]:
+        found = []
+        if self._key_per_s:
+            # A user has many tokens, one after the other.
+            key = caller.credential if caller.user_id is None else (caller.tenant_id, caller.user_id)
+            found.append(("key", self._bucket(("key", key), self._key_per_s * BURST_S, self._key_per_s)))
+        if self._tenant_per_s and (tenant := _tenant(caller, tenant_id)) is not None:
+            bucket = self._bucket(("tenant", tenant), self._tenant_per_s * BURST_S, self._tenant_per_s)
+            found.append(("tenant", bucket))
+        return found
+
+    def _bucket_of_bytes(self, caller: Caller, tenant_id: str | None) -> _Bucket | None:
+        tenant = _tenant(caller, tenant_id)
+        if not self._bytes_per_day or tenant is None:
+            return None
+        return self._bucket(("bytes", tenant), self._bytes_per_day, self._bytes_per_day / DAY_S)
+
+    def _bucket(self, name: Hashable, size: float, per_s: float) -> _Bucket:
+        bucket = self._buckets.pop(name, None)
+        if bucket is None:
+            if len(self._buckets) >= BUCKETS_MAX:
+                self._forget_some()
+            bucket = _Bucket(size, per_s, self._now_s)
+        else:
+            bucket.fill(self._now_s)
+        self._buckets[name] = bucket  # last: the first is the one that was not used for longest
+        return bucket
+
+    def _forget_some(self) -> None:
+        """Forget full buckets, or else the tenth that was not used for longest: rarely, so that it costs little."""
+        kept = {name: bucket for name, bucket in self._buckets.items() if not bucket.is_full_at(self._now_s)}
+        beyond = len(kept) - BUCKETS_MAX * 9 // 10
+        self._buckets = dict(list(kept.items())[max(0, beyond) :])
+
+    def _refusal(self, reason: str, bucket: _Bucket, unit: str) -> RateLimited:
+        self.refused[reason] += 1
+        whose = "credential" if reason == "key" else "tenant"
+        limit = self._bytes_per_day if reason == "bytes" else int(bucket.per_s)
+        wait_s = bucket.wait_s(1)
+        return RateLimited(
+            f"The {whose} may send {limit} {unit}; more is left in {wait_s} s.",
+            retry_after_s=wait_s,
+            limit=int(bucket.size),
+        )
+
+
+def _tenant(caller: Caller, tenant_id: str | None) -> str | None:
+    """Whose bucket it is. While nobody has keys all tenants share one: anybody can make up tenants."""
+    return "" if caller.credential == OPEN.credential else tenant_id

@@ -1,0 +1,120 @@
+"""What the run of tests/http/test_schemathesis.py adds to Schemathesis: counts, and failures that are none.
+
+Schemathesis takes a schema for the whole truth about a request. Where our contract has a rule that no schema can say,
+the failure is passed over here: by the answer's problem *and* by the request that it needs, never by operation or
+status alone. Everything else that a check says is a failure.
+"""
+
+import atexit
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import schemathesis
+from schemathesis.openapi.checks import RejectedPositiveData, UseAfterFree
+
+COUNTS = "SCHEMATHESIS_COUNTS"
+"""The variable that names the file for the counts: JSON lines of operation, phase, mode, status or reason, count."""
+
+KEY_IN_USE = "SCHEMATHESIS_KEY_IN_USE"
+"""The variable with the id of the key that the run shows."""
+
+_counts: Counter[tuple[str, str, str, str]] = Counter()
+
+
+@schemathesis.hook
+def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
+    """Keep the run from revoking its own key, which it finds in the list of keys: all else would be 401."""
+    if _operation(case) == "revokeKey" and case.path_parameters.get("key_id") == os.environ.get(KEY_IN_USE):
+        case.path_parameters["key_id"] = "k_another"
+
+
+@schemathesis.hook
+def after_call(_context: Any, case: Any, response: Any) -> None:
+    """Count the answer."""
+    _count(case, str(response.status_code))
+
+
+@schemathesis.hook
+def filter_failure(_context: Any, failure: Any, case: Any, response: Any) -> bool:
+    """Whether *failure* is one."""
+    for kind, excuses in _EXCUSES:
+        if isinstance(failure, kind):
+            for excuse in excuses:
+                if excuse(case, response):
+                    _count(case, f"excused: {excuse.__name__}")
+                    return False
+    return True
+
+
+def _operation(case: Any) -> str:
+    return str(case.operation.definition.raw["operationId"])
+
+
+def _count(case: Any, what: str) -> None:
+    phase, mode = ("-", "-") if case.meta is None else (case.meta.phase.name.value, case.meta.generation.mode.value)
+    _counts[_operation(case), phase, mode, what] += 1
+
+
+def _refused(response: Any, name: str, field: str | None = None) -> bool:
+    problem = json.loads(response.content)
+    return problem["type"] == f"urn:chatledger:problem:{name}" and problem.get("field") == field
+
+
+def stale_if_match(case: Any, response: Any) -> bool:
+    """A version that the session is not at is a well-formed one; 412 is its answer (RFC 9110 section 13.1.1)."""
+    return "If-Match" in case.headers and _refused(response, "version-conflict")
+
+
+def idempotency_key_of_another_request(case: Any, response: Any) -> bool:
+    """The contract's 422: the key is a good one, but was used before; examples draw few different ones."""
+    return "Idempotency-Key" in case.headers and _refused(response, "idempotency-mismatch")
+
+
+def cursor_not_given_out(case: Any, response: Any) -> bool:
+    """Cursors are signed: one that the service has not given out for this query is refused, whatever its form."""
+    return "cursor" in case.query and _refused(response, "invalid-request", "cursor")
+
+
+def both_as_of(case: Any, response: Any) -> bool:
+    """OpenAPI 3.1 cannot say that two query parameters exclude each other."""
+    return {"as_of", "as_of_version"} <= set(case.query) and _refused(response, "invalid-request", "as_of")
+
+
+def if_match_of_letters_and_digits(case: Any, response: Any) -> bool:
+    """The coverage phase makes header values of letters and digits only and falls back to one that breaks the pattern."""
+    sent = case.headers.get("If-Match")
+    broken = sent is not None and re.fullmatch(r'\*|"(0|[1-9][0-9]{0,17})"', sent) is None
+    return broken and case.meta.phase.name.value == "coverage" and _refused(response, "invalid-request", "If-Match")
+
+
+def history_of_a_deleted_session(case: Any, _response: Any) -> bool:
+    """The contract: a deleted session's events stay for audit. Messages and the session itself have to be gone."""
+    return _operation(case) in ("listSessionEvents", "getSessionProof")
+
+
+_Excuse = Callable[[Any, Any], bool]
+_EXCUSES: tuple[tuple[type, tuple[_Excuse, ...]], ...] = (
+    (
+        RejectedPositiveData,
+        (
+            stale_if_match,
+            idempotency_key_of_another_request,
+            cursor_not_given_out,
+            both_as_of,
+            if_match_of_letters_and_digits,
+        ),
+    ),
+    (UseAfterFree, (history_of_a_deleted_session,)),
+)
+
+
+@atexit.register
+def _write_counts() -> None:
+    if name := os.environ.get(COUNTS):
+        lines = [json.dumps([*key, count]) for key, count in sorted(_counts.items())]
+        Path(name).write_text("\n".join(lines))
