@@ -5,12 +5,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import structlog
+from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 
 from projections.views import Views
 from service import __version__, key_uses, ledger, metrics
 from service.api import admin, audit, erasures, evidence, health, page, problems
+from service.api.bodies import Bodies
 from service.api.call import Call, admit
 from service.api.doors import Doors, check_declared
 from service.api.edge import EdgedLitestar
@@ -24,14 +26,28 @@ from service.errors import DomainError
 from service.location import Location
 from service.log import set_up
 from service.metrics import HttpMetrics, Reading
+from service.origins import parse_origins
 from service.readers import Readers
 from service.rebuilder import Rebuilder
 from service.settings import Settings, load_settings
 from service.signing import signer_of
+from service.tls import check_files
 from service.transparency import TransparencyLog
 from service.writer import Writer
 
 log = structlog.get_logger("chatledger")
+
+EXPOSED = (
+    "ETag",
+    "Idempotency-Replayed",
+    "Location",
+    "RateLimit-Limit",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+    "Retry-After",
+    "X-Request-Id",
+)
+"""The headers of answers that a page of an allowed origin may read (Fetch, section 4.9)."""
 
 
 def create_app(settings: Settings | None = None) -> EdgedLitestar:
@@ -46,7 +62,8 @@ def create_app(settings: Settings | None = None) -> EdgedLitestar:
     if not structlog.is_configured():
         # structlog's own default prints local variables beside a traceback, message content among them.
         set_up(chosen.log_level)
-    http = HttpMetrics()
+    check_files(chosen)
+    origins = parse_origins(chosen.cors_origins)
     app = EdgedLitestar(
         route_handlers=[
             SessionsController,
@@ -66,7 +83,7 @@ def create_app(settings: Settings | None = None) -> EdgedLitestar:
             health.ready,
             health.show_metrics,
         ],
-        lifespan=[_lifespan(chosen, http)],  # type: ignore[list-item]  # it gets this very class
+        lifespan=[_lifespan(chosen)],  # type: ignore[list-item]  # it gets this very class
         request_class=Call,
         before_request=admit,  # type: ignore[arg-type]  # it gets this very class
         request_max_body_size=chosen.body_bytes_max,
@@ -83,14 +100,18 @@ def create_app(settings: Settings | None = None) -> EdgedLitestar:
             Exception: problems.on_fault,  # type: ignore[dict-item]
         },
         logging_config=None,
+        cors_config=CORSConfig(list(origins), expose_headers=list(EXPOSED)) if origins else None,
     )
     check_declared(app)
-    app.http_metrics = http
+    app.http_metrics = HttpMetrics()
+    app.cors_origins = origins
+    if chosen.tls_certificate:
+        app.use_tls()
     app.log_requests = chosen.log_level in ("debug", "info")
     return app
 
 
-def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar], AbstractAsyncContextManager[None]]:
+def _lifespan(settings: Settings) -> Callable[[EdgedLitestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: EdgedLitestar) -> AsyncIterator[None]:
         location = Location.of(settings)
@@ -105,7 +126,6 @@ def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar]
             ledger_id = ledger.identity(committer.ledger)
             signer = signer_of(location, settings, ledger_id)
             doors = Doors(settings, writer, used_at_us=key_uses.read(committer.ledger))
-            readings = _readings(writer, views, location)
             app.services = Services(
                 settings=settings,
                 writer=writer,
@@ -114,7 +134,8 @@ def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar]
                 log=TransparencyLog(readers, signer, ledger_id),
                 cursors=Cursors(ledger_id.encode()),
                 doors=doors,
-                registry=metrics.registry_of(http, readings),
+                bodies=Bodies(settings),
+                registry=metrics.registry_of(app.http_metrics, _readings(app, location)),
             )
             writer.start()
             try:
@@ -127,20 +148,32 @@ def _lifespan(settings: Settings, http: HttpMetrics) -> Callable[[EdgedLitestar]
     return lifespan
 
 
-def _readings(writer: Writer, views: Views, location: Location) -> Callable[[], Iterable[Reading]]:
+def _readings(app: EdgedLitestar, location: Location) -> Callable[[], Iterable[Reading]]:
     def readings() -> Iterable[Reading]:
-        stats = writer.stats
+        services, http = app.services, app.http_metrics
+        writer, views, stats = services.writer, services.views, services.writer.stats
         yield Reading("events_total", "Events appended since the start.", stats.events, counts=True)
         yield Reading("commands_total", "Commands decided since the start.", stats.commands, counts=True)
         yield Reading("groups_total", "Ledger transactions since the start.", stats.groups, counts=True)
         yield Reading("write_failures_total", "Groups that failed.", stats.failures, counts=True)
-        yield Reading("commit_seconds_total", "Time spent on groups.", stats.commit_us / 1e6, counts=True)
+        yield Reading("group_commands", "Commands a group.", stats.group_commands)
+        yield Reading("queue_wait_seconds", "Time that a group's first command waited.", stats.queue_wait_s)
+        yield Reading("commit_seconds", "Time of groups, from the first decision to the sync's end.", stats.commit_s)
         yield Reading("queue_commands", "Commands that wait for the writer.", writer.queue_length)
         yield Reading("position", "The ledger's newest position that readers see.", views.position)
+        yield Reading("projection_lag_events", "Events that the views lack since a failure.", stats.lag_events)
+        yield Reading("queue_reads", "Reads that run or wait for a reader.", services.readers.queue_length)
+        yield Reading("bodies_reading", "Request bodies that are on their way.", len(services.bodies))
+        yield Reading("bodies_bytes", "Bytes of them in memory.", services.bodies.bytes_held)
+        yield Reading("rebuild_running", "1 while the views are built anew.", writer.rebuilder.progress is not None)
+        yield Reading("problems_total", "Problems answered, by name.", http.problems, counts=True, label="problem")
+        refused = services.doors.limits.refused
+        yield Reading("rate_limited_total", "Requests beyond a limit.", refused, counts=True, label="reason")
         if not location.memory:
             yield Reading("ledger_bytes", "Size of the ledger's file.", _size(location.ledger))
             yield Reading("ledger_wal_bytes", "Size of its write-ahead log.", _size(location.ledger + "-wal"))
             yield Reading("views_bytes", "Size of the views' file.", _size(views.name))
+            yield Reading("views_wal_bytes", "Size of its write-ahead log.", _size(views.name + "-wal"))
 
     return readings
 

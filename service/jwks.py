@@ -247,7 +247,7 @@ class Jwks:
         self._source = source
         self._algorithms = algorithms
         self._set: KeySet | None = None
-        self._text = b""
+        self._text: bytes | None = None
         self._due = self._early_due = 0.0
         self._failed = False
         self._loading: asyncio.Task[None] | None = None

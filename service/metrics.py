@@ -1,7 +1,7 @@
 """What /metrics shows, in the Prometheus text format. Plain counters, collected only when somebody asks."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -9,33 +9,53 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-class _Series:
-    __slots__ = ("buckets", "count", "sum_s")
+class Histogram:
+    """How often what was observed, in buckets up to each of *bounds*. Written by one thread, read by any."""
 
-    def __init__(self) -> None:
-        self.buckets = [0] * (len(_BUCKETS_S) + 1)
-        self.count = 0
-        self.sum_s = 0.0
+    __slots__ = ("_bounds", "_buckets", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._buckets = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one."""
+        self._sum += value
+        self._buckets[bisect_left(self._bounds, value)] += 1
+
+    def cumulative(self) -> tuple[list[tuple[str, float]], float]:
+        """The buckets as Prometheus has them, each with the ones before it; and the sum."""
+        total, found = 0, []
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._buckets, strict=True):
+            total += count
+            found.append((bound, float(total)))
+        return found, self._sum
 
 
 class HttpMetrics:
     """Requests by method, route template and status: never by an id. Touched by the event loop only."""
 
     def __init__(self) -> None:
-        self._series: dict[tuple[str, str, int], _Series] = {}
+        self.problems: dict[str, int] = {}
+        """How many requests were answered with each problem, by its name."""
+        self._series: dict[tuple[str, str, int], Histogram] = {}
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request."""
         key = (method, route, status)
         series = self._series.get(key)
         if series is None:
-            series = self._series[key] = _Series()
-        series.count += 1
-        series.sum_s += seconds
-        series.buckets[bisect_left(_BUCKETS_S, seconds)] += 1
+            series = self._series[key] = Histogram(SECONDS)
+        series.observe(seconds)
+
+    def count_problem(self, name: str) -> None:
+        """Count one refusal or fault."""
+        self.problems[name] = self.problems.get(name, 0) + 1
 
     def collect(self) -> Metric:
         """The histogram."""
@@ -44,22 +64,33 @@ class HttpMetrics:
             "Time from the request's head to the end of its answer.",
             labels=["method", "route", "status"],
         )
-        for (method, route, status), series in self._series.items():
-            total, buckets = 0, []
-            for bound, count in zip((*map(str, _BUCKETS_S), "+Inf"), series.buckets, strict=True):
-                total += count
-                buckets.append((bound, total))
-            family.add_metric([method, route, str(status)], buckets, series.sum_s)
+        # A copy: the port of its own is served by another thread.
+        for (method, route, status), series in list(self._series.items()):
+            family.add_metric([method, route, str(status)], *series.cumulative())
         return family
 
 
 class Reading(NamedTuple):
-    """One number of the service's state."""
+    """One number of the service's state; or one for each label; or a histogram."""
 
     name: str
     help: str
-    value: float
+    value: float | Mapping[str, float] | Histogram
     counts: bool = False
+    label: str = ""
+
+    def metric(self) -> Metric:
+        """As Prometheus has it."""
+        name = f"chatledger_{self.name}"
+        if isinstance(self.value, Histogram):
+            return HistogramMetricFamily(name, self.help, *self.value.cumulative())
+        kind = CounterMetricFamily if self.counts else GaugeMetricFamily
+        if not isinstance(self.value, Mapping):
+            return kind(name, self.help, value=self.value)
+        family = kind(name, self.help, labels=[self.label])
+        for label, value in list(self.value.items()):
+            family.add_metric([label], value)
+        return family
 
 
 class _ServiceCollector(Collector):
@@ -70,8 +101,7 @@ class _ServiceCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         yield self._http.collect()
         for reading in self._readings():
-            kind = CounterMetricFamily if reading.counts else GaugeMetricFamily
-            yield kind(f"chatledger_{reading.name}", reading.help, value=reading.value)
+            yield reading.metric()
 
 
 def registry_of(http: HttpMetrics, readings: Callable[[], Iterable[Reading]]) -> CollectorRegistry:

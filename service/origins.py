@@ -1,6 +1,6 @@
-"""Which pages may call the service, by their origin, and which names of it they may use (RFC 6454, RFC 9110 section 7.2).
+"""Which pages may call the service, by their origin (RFC 6454), and which of its names they may use.
 
-While nobody has keys, whoever reaches the port may do everything, and a browser on this machine reaches it for every page
+While nobody has keys, whoever reaches the port may do everything, and a browser on this machine reaches it for any page
 that it shows: by a name that its owner lets point to 127.0.0.1 (DNS rebinding), or by a form that it sends across.
 """
 

@@ -83,6 +83,11 @@ class Readers:
         self._pool = ThreadPoolExecutor(settings.readers, thread_name_prefix="reader")
         self._waiting = 0
 
+    @property
+    def queue_length(self) -> int:
+        """The reads that run or wait."""
+        return self._waiting
+
     async def run(self, query: Callable[[Connection, Connection], T]) -> T:
         """Run *query* with a reader's connections.
 

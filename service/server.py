@@ -122,7 +122,7 @@ def _check_exposure(settings: Settings, address: str, *, is_open: bool) -> None:
     if is_open and not ipaddress.ip_address(address).is_loopback:
         raise RefusedToStart(
             f"{settings.host} is not a loopback address, and without API keys the service is open to whoever "
-            f"reaches it. Make a key with `chatledger key create --operator` first, or serve on 127.0.0.1."
+            f"reaches it. Make a key first (chatledger key create --operator), or serve on 127.0.0.1."
         )
 
 

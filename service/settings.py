@@ -69,6 +69,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """A port of its own for /metrics, without a credential. 0: only behind an operator's key."""
 
+    connections_max: Positive = 4096
+    """The most connections at a time; further ones wait to be taken. Fewer, where the system allows fewer files."""
     header_timeout_ms: Annotated[int, Meta(ge=100)] = 10_000
     """How long a client may take to send a request's head; beyond it the connection is closed."""
     body_timeout_ms: Annotated[int, Meta(ge=100)] = 30_000

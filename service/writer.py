@@ -17,12 +17,12 @@ import structlog
 
 from service import database, erasure, ledger
 from service.checkpointer import Checkpointer
-from service.clock import now_us
 from service.commands import EraseSession
 from service.committer import Committed, Committer, Outcome, Replayed, Submission
 from service.database import Connection
 from service.errors import ChatledgerError, DomainError, ErasurePending, OutcomeUnknown, Overloaded, StorageFull
 from service.keys import KeyRing
+from service.metrics import SECONDS, SIZES, Histogram
 from service.rebuilder import Rebuilder
 from service.settings import Settings
 
@@ -42,6 +42,7 @@ Failure: TypeAlias = BaseException
 class _Waiting(msgspec.Struct, frozen=True, gc=False):
     submission: Submission
     size_bytes: int
+    since_s: float
     future: "asyncio.Future[Committed | Replayed]"
 
 
@@ -71,7 +72,11 @@ class WriterStats:
         self.commands = 0
         self.events = 0
         self.failures = 0
-        self.commit_us = 0
+        self.lag_events = 0
+        """How many events the views lacked after the last failure, until they have caught up."""
+        self.group_commands = Histogram(SIZES)
+        self.queue_wait_s = Histogram(SECONDS)
+        self.commit_s = Histogram(SECONDS)
 
 
 class Writer:
@@ -135,7 +140,7 @@ class Writer:
         future: asyncio.Future[Committed | Replayed] = self._loop.create_future()
         self._waiting_commands += 1
         self._waiting_bytes += size_bytes
-        self._queue.put(_Waiting(submission, size_bytes, future))
+        self._queue.put(_Waiting(submission, size_bytes, time.perf_counter(), future))
         return await future
 
     async def erased(self) -> None:
@@ -185,6 +190,8 @@ class Writer:
                 self._finish_erasures(erasure.RETRY_TIMEOUT_MS)
             group, signal = self._gather()
             if group:
+                # Of the first: it has waited for longest.
+                self.stats.queue_wait_s.observe(time.perf_counter() - group[0].since_s)
                 outcomes = self._commit([waiting.submission for waiting in group])
                 self._hand_back(group, outcomes)
                 self._checkpoint()
@@ -260,7 +267,7 @@ class Writer:
         """Bring views that a failure left behind up to date, without waiting for the next write to do it."""
         try:
             self._committer.catch_up()
-            self._behind = False
+            self._behind, self.stats.lag_events = False, 0
         except Exception:
             log.exception("views could not catch up")
 
@@ -308,11 +315,11 @@ class Writer:
     def _commit(self, submissions: Sequence[Submission]) -> Sequence[Outcome | Failure]:
         """Commit a group; a failure of the storage is the outcome of each of its commands."""
         before = self._committer.views.position
-        started_us = now_us()
+        started_s = time.perf_counter()
         self._behind = True
         try:
             outcomes: Sequence[Outcome | Failure] = self._committer.commit(submissions)
-            self._behind = False
+            self._behind, self.stats.lag_events = False, 0
         except DomainError as error:
             self._note_failure(error)
             self._repair_if_damaged(error.__cause__)
@@ -329,8 +336,18 @@ class Writer:
         self.stats.groups += 1
         self.stats.commands += len(submissions)
         self.stats.events += self._committer.views.position - before
-        self.stats.commit_us += max(0, now_us() - started_us)
+        self.stats.group_commands.observe(len(submissions))
+        self.stats.commit_s.observe(time.perf_counter() - started_s)
+        if self._behind:
+            self._note_lag()
         return outcomes
+
+    def _note_lag(self) -> None:
+        try:
+            head = ledger.head(self._committer.ledger).position
+        except (ChatledgerError, database.SQLError):
+            return  # it is closed, or cannot be read; the last number stands
+        self.stats.lag_events = head - self._committer.views.position
 
     def _repair_if_damaged(self, error: BaseException | None) -> None:
         if database.is_damage(error):

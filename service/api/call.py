@@ -1,5 +1,6 @@
 """One request, as handlers see it: its caller's `Tenant`, its conditions, its body."""
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import unquote_to_bytes
@@ -124,22 +125,44 @@ class Call(Request[Any, Any, Any]):
 
         Raises:
             TooLarge: it has more than `body_bytes_max` bytes.
+            RequestTimeout: it took longer than `body_timeout_ms`.
+            Overloaded: too much of other bodies is in memory.
             InvalidRequest: the client went away before its end.
         """
-        limit = self.settings.body_bytes_max
-        if int(self._fields.get(b"content-length", b"0")) > limit:
+        services = self.services
+        limit, bodies = services.settings.body_bytes_max, services.bodies
+        length = self._fields.get(b"content-length")
+        if length is not None and not length.isdigit():
+            # Once more, though the same: hyper lets it pass.
+            raise InvalidRequest("Expected one number.", field="Content-Length")
+        if length is not None and int(length) > limit:
             raise TooLarge("request body", limit_bytes=limit)
-        pieces, size = [], 0
-        while True:
-            message = await self.receive()
-            if message["type"] != "http.request":
-                raise InvalidRequest("The connection ended before the body.")
-            pieces.append(message["body"])
-            size += len(message["body"])
-            if size > limit:
-                raise TooLarge("request body", limit_bytes=limit)
-            if not message.get("more_body", False):
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces: list[bytes] = []
+        size = 0
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        bodies.begin(task)
+        try:
+            while True:
+                message = await self.receive()
+                if message["type"] != "http.request":
+                    raise InvalidRequest("The connection ended before the body.")
+                piece = message["body"]
+                if piece:
+                    pieces.append(piece)
+                    size += len(piece)
+                    bodies.hold(len(piece))
+                    if size > limit:
+                        raise TooLarge("request body", limit_bytes=limit)
+                if not message.get("more_body", False):
+                    break
+        except asyncio.CancelledError:
+            bodies.refuse_late(task)
+            raise
+        finally:
+            bodies.end(task, size)
+        if length is None and size:
+            services.doors.limits.charge(self.caller, self.caller.tenant_id, size)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def if_match(self) -> int | None:
         """The version that `If-Match` expects, `ANY_VERSION` for `*`, None without the header.

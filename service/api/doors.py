@@ -9,13 +9,14 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from litestar.exceptions import ImproperlyConfiguredException
 from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 
 from service import key_uses
 from service.access import LOCAL, OPEN, PUBLIC, Caller, check
 from service.clock import now_us
-from service.errors import SettingsError, Unauthenticated
+from service.errors import Unauthenticated
 from service.keys import PREFIX
 from service.limits import Limits
 from service.settings import Settings
@@ -136,11 +137,11 @@ def check_declared(app: "Litestar") -> None:
     """Refuse an application with a route that does not say who may use it.
 
     Raises:
-        SettingsError: there is one.
+        ImproperlyConfiguredException: there is one.
     """
     for path, handler in handlers_of(app):
         if ACCESS not in handler.opt:
-            raise SettingsError(f"The route {path} of {handler.handler_name} declares no access.")
+            raise ImproperlyConfiguredException(f"The route {path} of {handler.handler_name} declares no access.")
 
 
 def handlers_of(app: "Litestar") -> list[tuple[str, HTTPRouteHandler]]:

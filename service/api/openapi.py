@@ -21,20 +21,20 @@ from litestar.openapi.spec import Parameter as ParameterSpec
 
 from service.api.links import links_of
 from service.api.problems import STATUS
-from service.api.schemas import CURSOR, ID, TEXT, JsonSchema, ref
+from service.api.schemas import CURSOR, HEADER, ID, TEXT, JsonSchema, ref
 from service.ids import IDEMPOTENCY_KEY_PATTERN
 
 _REQUEST_HEADERS = {
     "X-Tenant-Id": (ID, "The tenant, while the service is open. Default: `default`."),
     "X-Request-Id": (
-        TEXT,  # any other is no fault of the request
+        HEADER,  # any other is no fault of the request
         "Taken over if it is 1 to 128 visible ASCII characters; else the service makes one.",
     ),
     "If-Match": (
         {"type": "string", "pattern": r'^(\*|"(0|[1-9][0-9]{0,17})")$', "examples": ['"3"', "*"]},
         'The version that the session has to be at, as `"3"`, or `*`.',
     ),
-    "If-None-Match": (TEXT, "An ETag that the client has: 304 if it is still current."),
+    "If-None-Match": (HEADER, "An ETag that the client has: 304 if it is still current."),
     "Idempotency-Key": (
         {"type": "string", "pattern": IDEMPOTENCY_KEY_PATTERN},
         "The same key with the same request gives the first answer again; with another request, 422.",
@@ -48,6 +48,7 @@ _QUERY_PARAMETERS: dict[str, JsonSchema] = {
     "before": {"minimum": 0},
     "cursor": CURSOR,
     "messages": {"minimum": 0},
+    "user_id": TEXT,
 }
 
 
@@ -56,7 +57,7 @@ def _header(schema: JsonSchema, description: str = "", *, required: bool = True)
     return OpenAPIHeader(schema=schema, description=description or None, required=required)  # type: ignore[arg-type]
 
 
-_ANY_ANSWER = {"X-Request-Id": _header(TEXT)}
+_ANY_ANSWER = {"X-Request-Id": _header(HEADER)}
 _ETAG = _header({"type": "string", "pattern": '^"[0-9]+"$'}, "The session's version.")
 _LOCATION = _header({"type": "string", "format": "uri-reference"}, "The path of what was made.")
 _REPLAYED = _header({"const": "true"}, "The answer to the first request with this Idempotency-Key.", required=False)

@@ -9,7 +9,16 @@ import structlog
 from litestar.exceptions import HTTPException
 
 from service.api.answer import Answer
-from service.errors import DomainError, Forbidden, InvalidRequest, Overloaded, RateLimited, Unauthenticated
+from service.errors import (
+    DomainError,
+    Forbidden,
+    InvalidRequest,
+    Overloaded,
+    RateLimited,
+    RequestTimeout,
+    Unauthenticated,
+)
+from service.limits import Allowance
 
 if TYPE_CHECKING:
     from litestar.connection import Request
@@ -92,11 +101,15 @@ def on_domain_error(request: "Request[Any, Any, Any]", error: DomainError) -> An
         # RFC 6750 section 3.1
         challenge = f'Bearer realm="chatledger", error="insufficient_scope", scope="{error.scope}"'
         headers.append((b"www-authenticate", challenge.encode()))
+    elif isinstance(error, RequestTimeout):
+        headers.append((b"connection", b"close"))  # RFC 9110 section 15.5.9: what is left of the body is not waited for
+    elif isinstance(error, RateLimited) and error.limit is not None:
+        request.scope["state"]["allowance"] = Allowance(error.limit, 0, error.retry_after_s)
     if isinstance(error, (Overloaded, RateLimited)):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     elif STATUS[error.name] in (503, 507):
         headers.append((b"retry-after", b"5"))
-    return problem(error.name, str(error), request_id=_request_id(request), members=error.members(), headers=headers)
+    return _refuse(request, error.name, str(error), error.members(), headers)
 
 
 def on_http_exception(request: "Request[Any, Any, Any]", error: HTTPException) -> Answer:
@@ -115,7 +128,7 @@ def on_http_exception(request: "Request[Any, Any, Any]", error: HTTPException) -
     headers = [
         (key.lower().encode(), value.encode()) for key, value in (error.headers or {}).items() if key.lower() == "allow"
     ]
-    return problem(name, detail, request_id=_request_id(request), members=members, headers=headers)
+    return _refuse(request, name, detail, members, headers)
 
 
 def _parameter(error: HTTPException) -> tuple[dict[str, str | int], str]:
@@ -129,7 +142,18 @@ def _parameter(error: HTTPException) -> tuple[dict[str, str | int], str]:
 def on_fault(request: "Request[Any, Any, Any]", error: Exception) -> Answer:
     """The answer to an error that is ours: logged here, without a word of it to the client."""
     log.error("fault", request_id=_request_id(request), exc_info=error)
-    return problem("internal-error", "An internal error; the log has it.", request_id=_request_id(request))
+    return _refuse(request, "internal-error", "An internal error; the log has it.")
+
+
+def _refuse(
+    request: "Request[Any, Any, Any]",
+    name: str,
+    detail: str,
+    members: dict[str, str | int] | None = None,
+    headers: list[tuple[bytes, bytes]] | None = None,
+) -> Answer:
+    request.scope["state"]["problem"] = name  # for the counter
+    return problem(name, detail, request_id=_request_id(request), members=members, headers=headers)
 
 
 def _request_id(request: "Request[Any, Any, Any]") -> str:

@@ -11,15 +11,22 @@ JsonSchema = dict[str, Any]
 _TIME: JsonSchema = {"type": "string", "format": "date-time", "examples": ["2026-05-15T15:00:00.000000Z"]}
 _TIME_OR_NULL: JsonSchema = {"type": ["string", "null"], "format": "date-time"}
 ID: JsonSchema = {"type": "string", "pattern": ID_PATTERN}
-TEXT: JsonSchema = {"type": "string"}
+HEADER: JsonSchema = {"type": "string"}
+_NO_NUL = r"^[^\u0000]*$"
+TEXT: JsonSchema = {"type": "string", "pattern": _NO_NUL}
 CURSOR: JsonSchema = {"type": "string", "pattern": "^[A-Za-z0-9_-]{27}$"}
-TEXT_OR_NULL: JsonSchema = {"type": ["string", "null"]}
+TEXT_OR_NULL: JsonSchema = {"type": ["string", "null"], "pattern": _NO_NUL}
 _VERSION: JsonSchema = {"type": "integer", "minimum": 1}
 _HASH: JsonSchema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _COUNT: JsonSchema = {"type": "integer", "minimum": 0}
-_OBJECT: JsonSchema = {"type": "object"}
-_OBJECT_OR_NULL: JsonSchema = {"type": ["object", "null"]}
-_OBJECTS_OR_NULL: JsonSchema = {"type": ["array", "null"], "items": {"type": "object"}}
+# Members as one likes, and what holds for them however deep they are.
+_FREE: JsonSchema = {
+    "propertyNames": {"pattern": _NO_NUL},
+    "additionalProperties": {"$ref": "#/components/schemas/Json"},
+}
+_OBJECT: JsonSchema = {"type": "object", **_FREE}
+_OBJECT_OR_NULL: JsonSchema = {"type": ["object", "null"], **_FREE}
+_OBJECTS_OR_NULL: JsonSchema = {"type": ["array", "null"], "items": _OBJECT}
 
 
 def ref(name: str) -> JsonSchema:
@@ -40,9 +47,9 @@ def _object(properties: JsonSchema, required: tuple[str, ...] = (), **more: Any)
 _CONTENT: JsonSchema = {
     "description": "Text, null, or content parts.",
     "oneOf": [
-        {"type": "string"},
+        TEXT,
         {"type": "null"},
-        {"type": "array", "items": {"type": "object", "properties": {"type": TEXT}, "required": ["type"]}},
+        {"type": "array", "items": {**_OBJECT, "properties": {"type": TEXT}, "required": ["type"]}},
     ],
 }
 _MESSAGE_FIELDS: JsonSchema = {
@@ -51,7 +58,7 @@ _MESSAGE_FIELDS: JsonSchema = {
     "name": TEXT_OR_NULL,
     "tool_calls": _OBJECTS_OR_NULL,
     "tool_call_id": TEXT_OR_NULL,
-    "parent_id": {"type": ["string", "null"], "description": "An earlier message of the same session."},
+    "parent_id": {"type": ["string", "null"], "pattern": ID_PATTERN, "description": "An earlier message of the same session."},
     "metadata": _OBJECT_OR_NULL,
     "refusal": TEXT_OR_NULL,
     "audio": _OBJECT_OR_NULL,
@@ -67,6 +74,12 @@ CREDENTIAL: JsonSchema = {
 }
 
 SCHEMAS: dict[str, JsonSchema] = {
+    "Json": {
+        "description": "Any JSON value without the character NUL in a string or name, not nested deeper than 100.",
+        "pattern": _NO_NUL,
+        "items": ref("Json"),
+        **_FREE,
+    },
     "MessageInput": _object(
         {
             **_MESSAGE_FIELDS,
@@ -124,7 +137,7 @@ SCHEMAS: dict[str, JsonSchema] = {
         examples=[{"id": "s-2", "version": 3}],
     ),
     "EraseInput": _object(
-        {"reason": {"type": "string", "minLength": 1, "maxLength": 1000}},
+        {"reason": {**TEXT, "minLength": 1, "maxLength": 1000}},
         ("reason",),
         description="The reason stays in the session's history: keep personal data out of it.",
         examples=[{"reason": "Request 17 under article 17 GDPR"}],
@@ -258,11 +271,25 @@ SCHEMAS: dict[str, JsonSchema] = {
     "KeyInput": _object(
         {
             "scopes": {"type": "array", "items": {"enum": [scope.value for scope in TENANT_SCOPES]}},
-            "name": {"type": ["string", "null"], "minLength": 1, "maxLength": 200},
+            "name": {
+                **{"type": ["string", "null"], "minLength": 1, "maxLength": 200, "pattern": r"^( |[^\p{C}\p{Z}])*$"},
+                "description": "Of printable characters.",
+            },
             "expires_at": {"type": ["string", "null"], "format": "date-time"},
             "tenant_id": {"type": ["string", "null"], "pattern": ID_PATTERN, "description": "Only for operators."},
             "operator": {"type": "boolean", "description": "Only for operators: a key of their kind, without scopes."},
         },
+        anyOf=[
+            {"properties": {"operator": {"const": False}, "scopes": {"minItems": 1}}, "required": ["scopes"]},
+            {
+                "properties": {
+                    "operator": {"const": True},
+                    "scopes": {"maxItems": 0},
+                    "tenant_id": {"type": "null"},
+                },
+                "required": ["operator"],
+            },
+        ],
         description="A tenant's key has scopes, and its tenant is that of the caller unless an operator names one.",
         examples=[{"scopes": ["read", "write"], "name": "web frontend"}],
     ),

@@ -53,7 +53,7 @@ class ForkInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `POST /v1/sessions/{id}/fork`."""
 
     id: str | None = None
-    version: int | None = None
+    version: int | float | None = None
     title: str | None = None
 
 
@@ -242,7 +242,7 @@ class SessionsController(Controller):
             before = await tenant.replayed(key)
             if before is not None:
                 return _answer(before, _shown(before), status=201)
-        command = await tenant.fork_of(session_id, version=given.version, title=given.title)
+        command = await tenant.fork_of(session_id, version=_whole(given.version), title=given.title)
         check_session_size(
             request.settings,
             title=command.created.title,
@@ -257,6 +257,15 @@ class SessionsController(Controller):
             idempotency_key=key,
         )
         return _answer(written, _shown(written), status=201)
+
+
+def _whole(number: float | None) -> int | None:
+    """An integer in JSON Schema's sense, where 3.0 is one too (JSON Schema Core section 4.2.2)."""
+    if number is None or isinstance(number, int):
+        return number
+    if not number.is_integer():
+        raise InvalidRequest("Expected a whole number.", field="$.version")
+    return int(number)
 
 
 def _time(text: str) -> int:

@@ -8,6 +8,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from projections.views import Views
+from service.api.bodies import Bodies
 from service.api.doors import Doors
 from service.errors import InvalidRequest
 from service.readers import Readers
@@ -29,6 +30,7 @@ class Services(msgspec.Struct, frozen=True):
     log: TransparencyLog
     cursors: "Cursors"
     doors: Doors
+    bodies: Bodies
     registry: CollectorRegistry
 
 

@@ -1,26 +1,13 @@
 """The API page in a real browser: Debian's chromium, headless; skipped where there is none."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
+from support.browser import CHROMIUM, FLAGS
 from support.server import Server
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--virtual-time-budget=10000",
-]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here (Debian: apt install chromium)")
 

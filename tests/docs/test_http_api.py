@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
 from support import documents
 from support.api import Json, append, create, fresh, problem
+from support.command import succeed
 from support.server import Server
 
 from service.api.problems import STATUS
@@ -51,7 +53,7 @@ def test_the_members_of_messages_are_those_of_the_schema() -> None:
 
 def test_the_examples_have_the_members_of_the_answers(api: httpx.Client) -> None:
     """The session, the message and the event of the page have just the members that the service answers."""
-    session, message, event, refusal = [json.loads(block) for block in documents.blocks(PAGE, "json")]
+    session, message, event, _key, refusal = [json.loads(block) for block in documents.blocks(PAGE, "json")]
     create(api)
     appended = append(api, id="m-1")
     read = api.get("/v1/sessions/s").json()
@@ -60,6 +62,23 @@ def test_the_examples_have_the_members_of_the_answers(api: httpx.Client) -> None
     for shown, real in ((session, read), (message, appended), (event, found), (refusal, refused)):
         assert list(shown) == list(real)
     assert event["data"] == found["data"] | {"seq": 2}
+
+
+def test_the_example_of_a_key_has_the_members_of_the_answer(tmp_path: Path) -> None:
+    """As it is listed; the text is in the answer that makes it, and in no other."""
+    shown = json.loads(documents.blocks(PAGE, "json")[3])
+    database = tmp_path / "ledger.db"
+    operator = succeed("key", "create", "--operator", "--database", database, cwd=tmp_path).split()[-1]
+    headers = {"Authorization": f"Bearer {operator}"}
+    with Server(database) as server, server.client() as client:
+        given = {"scopes": ["write", "read"], "tenant_id": "acme", "name": "web frontend"}
+        made = client.post("/v1/admin/keys", json=given, headers=headers).json()
+        listed = client.get("/v1/admin/keys", headers=headers).json()["data"][1]
+    assert list(shown) == list(listed) == [name for name in made if name != "key"]
+    assert {name: shown[name] for name in given} == {name: listed[name] for name in given} | {
+        "scopes": ["read", "write"]
+    }
+    assert len(shown["id"]) == len(listed["id"])
 
 
 def test_of_a_member_that_comes_twice_the_last_counts(api: httpx.Client) -> None:

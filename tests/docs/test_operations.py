@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import httpx
 import msgspec
 import pytest
@@ -55,10 +56,17 @@ def test_a_setting_has_its_default_and_unit(row: list[str]) -> None:
     assert named in ([], [unit])
 
 
+def helps(command: click.Command, name: str) -> Iterator[str]:
+    """The ways to ask for help, of a command and all below it."""
+    yield f"{name} --help"
+    if isinstance(command, click.Group):
+        for part, below in command.commands.items():
+            yield from helps(below, f"{name} {part}")
+
+
 def test_each_command_has_its_help_in_the_page() -> None:
     """And the page has no command that is not there."""
-    commands = {"chatledger --help", *(f"chatledger {name} --help" for name in cli.commands)}
-    assert {step.command for step in HELP} == commands
+    assert {step.command for step in HELP} == set(helps(cli, "chatledger"))
 
 
 @pytest.mark.parametrize("step", HELP, ids=str)

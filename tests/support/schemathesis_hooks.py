@@ -92,6 +92,35 @@ def if_match_of_letters_and_digits(case: Any, response: Any) -> bool:
     return broken and case.meta.phase.name.value == "coverage" and _refused(response, "invalid-request", "If-Match")
 
 
+def expiry_in_the_past(case: Any, response: Any) -> bool:
+    """A schema cannot say that a time is to come."""
+    detail = json.loads(response.content)["detail"]
+    is_about_it = _refused(response, "invalid-request", "$.expires_at") and detail == "Expected a time to come."
+    return is_about_it and isinstance(case.body, dict) and case.body.get("expires_at") is not None
+
+
+def name_not_printable(case: Any, response: Any) -> bool:
+    r"""The classes `\p{C}` and `\p{Z}` of the document's pattern are only approximations in Schemathesis."""
+    name = case.body.get("name") if isinstance(case.body, dict) else None
+    return isinstance(name, str) and not name.isprintable() and _refused(response, "invalid-request", "$.name")
+
+
+def parent_not_there(_case: Any, response: Any) -> bool:
+    """A parent has to be an earlier message of the session, which no schema knows."""
+    problem = json.loads(response.content)
+    is_about_it = re.fullmatch(r"\$(\.messages\[\d+\])?\.parent_id", problem.get("field", "")) is not None
+    return is_about_it and problem["detail"] == "The parent is not an earlier message of this session."
+
+
+def version_not_reached(case: Any, response: Any) -> bool:
+    """The contract: a fork of a version beyond the current one is 400."""
+    return (
+        _operation(case) == "forkSession"
+        and _refused(response, "invalid-request", "$.version")
+        and json.loads(response.content)["detail"].startswith("The session is at version ")
+    )
+
+
 def history_of_a_deleted_session(case: Any, _response: Any) -> bool:
     """The contract: a deleted session's events stay for audit. Messages and the session itself have to be gone."""
     return _operation(case) in ("listSessionEvents", "getSessionProof")
@@ -107,6 +136,10 @@ _EXCUSES: tuple[tuple[type, tuple[_Excuse, ...]], ...] = (
             cursor_not_given_out,
             both_as_of,
             if_match_of_letters_and_digits,
+            expiry_in_the_past,
+            name_not_printable,
+            parent_not_there,
+            version_not_reached,
         ),
     ),
     (UseAfterFree, (history_of_a_deleted_session,)),

@@ -76,7 +76,7 @@ def test_names_of_this_machine(host: str) -> None:
         "127.0.0.1.nip.io:8000",
         "notlocalhost",
         "10.0.0.1",
-        "0.0.0.0",
+        "0.0.0.0",  # noqa: S104
         "[::]",
         "[2001:db8::1]",
         "[::1",
