@@ -161,21 +161,21 @@ class Builder:
             try:
                 if other is not None:
                     other.result()
-                    self._copy(db)
-                self._finish(db)
+                    self._copy(db, aside)
+                self._index(db, here)
+                database.finish_bulk(db, self._location)
             except BaseException:
                 db.close()
                 raise
         return db
 
-    def _finish(self, db: Connection) -> None:
+    def _index(self, db: Connection, projections: Sequence[Projection]) -> None:
         # Not while batches are applied, which end by themselves: asking takes the interpreter lock from the other lane.
         db.set_progress_handler(self._stopped.is_set, STOP_STEPS)
         # Each statement by itself: BEGIN IMMEDIATE would read the ledger too, for as long as this takes, and meanwhile
         # nobody could begin its write-ahead log anew.
-        for projection in self._projections:
+        for projection in projections:
             db.execute(projection.indexes)
-        database.finish_bulk(db, self._location)
 
     def follow(self, db: Connection, ledger_db: Connection, progress: Progress | None = None) -> int:
         """Take *db*, which `build` returned, on until it is `LITTLE_EVENTS` behind at the most, while others append.
@@ -215,7 +215,8 @@ class Builder:
 
     def _fill_aside(self, projections: Sequence[Projection], ledger_db: Connection, target: int) -> None:
         with closing(database.open_reader(ledger_db.filename, self._location, self._settings)) as reader:
-            self._fill(self._name + ASIDE, projections, reader, target, None).close()
+            with closing(self._fill(self._name + ASIDE, projections, reader, target, None)) as db:
+                self._index(db, projections)
 
     def _fill(
         self,
@@ -242,13 +243,17 @@ class Builder:
             raise
         return db
 
-    def _copy(self, db: Connection) -> None:
-        """Copy the tables that were filled aside."""
+    def _copy(self, db: Connection, projections: Sequence[Projection]) -> None:
+        """Copy the tables that were filled aside, with their indexes.
+
+        Into an empty table of the same indexes SQLite copies all of them row by row as they are, and sorts nothing
+        (https://www.sqlite.org/lang_vacuum.html does the same).
+        """
         name = self._name + ASIDE
         db.execute("ATTACH ? AS aside", (name,))
-        for projection in self._projections:
-            if projection.aside:
-                db.execute(projection.tables)
+        for projection in projections:
+            db.execute(projection.tables)
+            db.execute(projection.indexes)
         for (table,) in db.execute(_COPIED).fetchall():
             db.execute(f'INSERT INTO main."{table}" SELECT * FROM aside."{table}"')
         db.execute("DETACH aside")

@@ -35,6 +35,9 @@ SQLError = apsw.Error
 LEDGER_APPLICATION_ID = 0x434C4C47  # "CLLG", in the file's header: what `file` and we know a ledger by
 VIEWS_APPLICATION_ID = 0x434C5657  # "CLVW"
 CACHE_KIB = 64 * 1024
+BULK_CACHE_KIB = 4 * 1024
+"""Of each file while views are filled: a batch and what it changes. What comes next has not been read before, and more
+pages than the processor's cache holds only cost time (docs/decisions/0013-projections-in-sql.md)."""
 LEDGER_PAGE_BYTES = 4096
 VIEWS_PAGE_BYTES = 8192  # a rebuild takes a fifth less time than with 4096, and an append as long
 STATEMENTS_CACHED = 512  # a group's statements come in 64 lengths each, see Bulk
@@ -51,6 +54,21 @@ class CommitFailed(ChatledgerError):
 
     def __init__(self) -> None:
         super().__init__("A commit failed; whether it happened is not known.")
+
+
+def _forget_statistics() -> None:
+    """Have SQLite not count its memory: for that, all threads take one lock at each allocation.
+
+    It costs the two lanes of a rebuild a fifth. SQLite takes it only before it starts, and `import apsw` starts it.
+    Where somebody has a connection open already, it stays as it is: slower, and as right.
+    """
+    if not apsw.connections():
+        apsw.shutdown()
+        apsw.config(apsw.SQLITE_CONFIG_MEMSTATUS, False)  # noqa: FBT003
+        apsw.initialize()
+
+
+_forget_statistics()
 
 
 def check_sqlite() -> None:
@@ -324,6 +342,8 @@ def detach_views(ledger: Connection) -> None:
 def prepare_bulk(connection: Connection, location: Location) -> None:
     """Make a views file that nobody reads yet fast to fill: a crash on the way leaves a file to delete."""
     connection.pragma("foreign_keys", False)  # noqa: FBT003  # a table's parent may be filled elsewhere
+    for schema in ("main", "ledger"):
+        connection.pragma("cache_size", -BULK_CACHE_KIB, schema=schema)
     if location.memory:  # it has no WAL to go back to, and without a journal there is no ROLLBACK
         return
     connection.pragma("journal_mode", "off", schema="main")

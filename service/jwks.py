@@ -9,6 +9,7 @@ import ipaddress
 import json
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -170,41 +171,50 @@ class UrlSource:
 
     def __init__(self, url: SplitResult, fresh_s: float) -> None:
         self.fresh_s = fresh_s
-        self._url = url
+        self._tls = url.scheme == "https"
+        self._host = url.hostname or ""
+        self._port = url.port or (http.client.HTTPS_PORT if self._tls else http.client.HTTP_PORT)
         self._path = (url.path or "/") + ("?" + url.query if url.query else "")
 
     def load(self) -> bytes:
-        """As `Source.load`, within `FETCH_TIMEOUT_S`."""
-        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._url.hostname or "", self._url.port, timeout=FETCH_TIMEOUT_S)
-        # The socket's timeout begins anew with each byte that a slow server sends.
-        watchdog = threading.Timer(FETCH_TIMEOUT_S, _shut, [connection])
+        """As `Source.load`, within `FETCH_TIMEOUT_S` for the connection and as much for the rest."""
+        held = self._connect()
+        # The socket's timeout begins anew with each byte that a slow server sends, from the TLS handshake on.
+        watchdog = threading.Timer(FETCH_TIMEOUT_S, _shut, [held])
         watchdog.daemon = True
         watchdog.start()
         try:
-            connection.request("GET", self._path, headers={"Accept": "application/json"})
-            response = connection.getresponse()
-            if response.status != http.client.OK:
-                raise ValueError(f"was answered with status {response.status}")
-            return self._read(response)
+            return self._ask(held)
         finally:
             watchdog.cancel()
-            connection.close()
+            held.close()
 
-    @staticmethod
-    def _read(response: http.client.HTTPResponse) -> bytes:
-        text = bytearray()
-        while (chunk := response.read(_FETCH_CHUNK_BYTES)) and len(text) <= JWKS_BYTES_MAX:
-            text += chunk
-        return bytes(text)
+    def _connect(self) -> socket.socket:
+        plain = socket.create_connection((self._host, self._port), FETCH_TIMEOUT_S)
+        if not self._tls:
+            return plain
+        context = ssl.create_default_context()
+        return context.wrap_socket(plain, server_hostname=self._host, do_handshake_on_connect=False)
+
+    def _ask(self, held: socket.socket) -> bytes:
+        if isinstance(held, ssl.SSLSocket):
+            held.do_handshake()
+        connection = http.client.HTTPConnection(self._host, self._port)
+        connection.sock = held
+        connection.request("GET", self._path, headers={"Accept": "application/json", "Connection": "close"})
+        with connection.getresponse() as response:
+            if response.status != http.client.OK:
+                raise ValueError(f"was answered with status {response.status}")
+            text = bytearray()
+            while (chunk := response.read(_FETCH_CHUNK_BYTES)) and len(text) <= JWKS_BYTES_MAX:
+                text += chunk
+            return bytes(text)
 
 
-def _shut(connection: http.client.HTTPConnection) -> None:
-    held: socket.socket | None = connection.sock
+def _shut(held: socket.socket) -> None:
     try:
-        if held is not None:
-            # Not the TLS socket's own shutdown: behind that, the thread that reads would go on without TLS.
-            socket.socket.shutdown(held, socket.SHUT_RDWR)
+        # Not the TLS socket's own shutdown: behind that, the thread that reads would go on without TLS.
+        socket.socket.shutdown(held, socket.SHUT_RDWR)
     except OSError:
         return  # it is closed
 

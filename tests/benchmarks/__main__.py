@@ -12,7 +12,7 @@ import click
 if not __package__:  # run by its path: this folder's modules are found by their package's name only
     sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks import append, beside, evidence, machine, reads, rebuild, report, sizes, writes
+from benchmarks import append, beside, credentials, evidence, machine, reads, rebuild, report, sizes, writes
 from benchmarks.bench import FULL, QUICK, Bench
 from benchmarks.figures import Figure, as_text
 from benchmarks.generate import OPEN_SESSIONS
@@ -21,6 +21,7 @@ from benchmarks.generator import Generator
 ROOT = Path(__file__).parents[2]
 PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "append": append.run,
+    "credentials": credentials.run,
     "rebuild": rebuild.run,
     "beside": beside.run,
     "evidence": evidence.run,

@@ -42,7 +42,7 @@ def append_requests(server: Server, sessions: int, body: bytes) -> Request:
     for number in range(sessions):
         server.call("POST", "/v1/sessions", msgspec.json.encode({"id": f"bench-{number}"}))
     paths = tuple(f"/v1/sessions/bench-{number}/messages" for number in range(sessions))
-    return Request(method="POST", paths=paths, body=body)
+    return Request(method="POST", paths=paths, body=body, credential=server.credential)
 
 
 def _measure(bench: Bench, level: str) -> dict[str, list[_Round]]:

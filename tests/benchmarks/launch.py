@@ -11,8 +11,9 @@ from litestar import Litestar, Request, get, post
 from litestar.params import FromPath
 
 from service import app, log, server
+from service.access import PUBLIC
 from service.api.answer import Answer
-from service.settings import Settings
+from service.settings import Settings, load_settings
 
 NOTHING = "/bench/nothing"
 LEAST = "/bench/least"
@@ -31,28 +32,28 @@ async def _read(request: Request) -> bytes:  # type: ignore[type-arg]
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-@post(NOTHING, include_in_schema=False)
+@post(NOTHING, access=PUBLIC, include_in_schema=False)
 async def nothing(request: Request) -> dict[str, str]:  # type: ignore[type-arg]
     """Take a body and do nothing, as one writes a handler by Litestar's documentation."""
     await request.body()
     return {"status": "ok"}
 
 
-@post(LEAST, include_in_schema=False)
+@post(LEAST, access=PUBLIC, include_in_schema=False)
 async def least(request: Request) -> Answer:  # type: ignore[type-arg]
     """The same in the cheapest way that Litestar has: around its reading of bodies and its responses."""
     await _read(request)
     return Answer(_OK, status=201)
 
 
-@post(KEPT + "/{name:str}", include_in_schema=False)
+@post(KEPT + "/{name:str}", access=PUBLIC, include_in_schema=False)
 async def keep(request: Request, name: FromPath[str]) -> Answer:  # type: ignore[type-arg]
     """Keep the body in memory, for `kept`."""
     _kept[name] = await _read(request)
     return Answer(_OK, status=201)
 
 
-@get(KEPT + "/{name:str}", include_in_schema=False)
+@get(KEPT + "/{name:str}", access=PUBLIC, include_in_schema=False)
 async def kept(name: FromPath[str]) -> Answer:
     """Answer bytes that were kept: what a read would cost if it read nothing."""
     return Answer(_kept[name])
@@ -75,7 +76,8 @@ def _bare(settings: Settings) -> Litestar:
 def main() -> None:
     """Serve, and say the URL on standard output."""
     kind, database, log_level = sys.argv[1:]
-    settings = msgspec.convert({"database_path": database, "log_level": log_level, "port": 0}, Settings)
+    given = {**msgspec.structs.asdict(load_settings()), "database_path": database, "log_level": log_level, "port": 0}
+    settings = msgspec.convert(given, Settings)
     log.set_up(settings.log_level)
     with patch.object(server, "create_app", {"chatledger": _chatledger, "bare": _bare}[kind]):
         server.serve(settings, announce=lambda url: print(url, flush=True))  # noqa: T201

@@ -9,10 +9,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     method: str = "GET"
     paths: tuple[str, ...]
     body: bytes = b""
+    credential: str = ""
 
     def parts(self, host: str) -> tuple[bytes, bytes]:
         """The request's bytes before its path, and behind it."""
         head = f" HTTP/1.1\r\nHost: {host}\r\n"
+        if self.credential:
+            head += f"Authorization: Bearer {self.credential}\r\n"
         if self.body:
             head += f"Content-Type: application/json\r\nContent-Length: {len(self.body)}\r\n"
         return f"{self.method} ".encode(), head.encode() + b"\r\n" + self.body

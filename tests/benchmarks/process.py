@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -26,10 +27,23 @@ def environment() -> dict[str, str]:
 
 
 class Server:
-    """One process of `launch.py`, with its ledger in *folder*. A context manager."""
+    """One process of `launch.py`, with its ledger in *folder*. A context manager.
 
-    def __init__(self, kind: str, folder: Path, *, log_level: str = "info") -> None:
+    *settings* are further ones, by their names without the prefix; *credential* is shown with each call.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        *,
+        log_level: str = "info",
+        credential: str = "",
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.url = ""
+        self.credential = credential
+        self._settings = {f"CHATLEDGER_{name}": value for name, value in (settings or {}).items()}
         self._arguments = [kind, str(folder / "ledger.db"), log_level]
         self._folder = folder
         self._process: subprocess.Popen[str] | None = None
@@ -39,7 +53,7 @@ class Server:
         self._process = subprocess.Popen(
             command,
             cwd=self._folder,
-            env=environment(),
+            env={**environment(), **self._settings},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -86,7 +100,10 @@ class Server:
         """
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=STOP_TIMEOUT_S)
         try:
-            connection.request(method, path, body, {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json"}
+            if self.credential:
+                headers["Authorization"] = f"Bearer {self.credential}"
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
             text = answer.read()
         finally:

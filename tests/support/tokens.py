@@ -71,7 +71,7 @@ AUD = "The token's audience (aud) does not include this service."
 NO_EXP = "The token does not expire: it has no exp."
 EXPIRED = "The token has expired (exp)."
 TENANT = "The token's tenant claim is missing or not a valid id."
-USER = "The token's user claim is missing or not a string of 1 to 255 characters without control characters."
+USER = "The token's user claim is missing or not a string of 1 to 255 visible ASCII characters."
 
 
 def not_a_time(claim: str) -> str:
@@ -460,6 +460,8 @@ NAMED: dict[str, tuple[Callable[[], str], str]] = {
     "a user that is a list": (lambda: body(sub=["alice"]), USER),
     "a user that is true": (lambda: body(sub=True), USER),
     "a user that is too long": (lambda: body(sub="u" * 256), USER),
+    "a user beyond ASCII": (lambda: body(sub="alicé"), USER),
+    "a user with a space": (lambda: body(sub="alice b"), USER),
     "a user with NUL": (lambda: body(sub="alice\0"), USER),
     "a user with a line end": (lambda: body(sub="alice\n"), USER),
     "a user with a tab": (lambda: body(sub="\talice"), USER),

@@ -113,9 +113,9 @@ def test_a_good_token_is_taken(verifier: TokenVerifier, name: str) -> None:
     assert asyncio.run(verifier.verify(token)) is first
 
 
-@pytest.mark.parametrize("user", ["u", "ü" * 255, "a b", "auth0|0123", "o'neil@example.com", "\u202e", "😀"])
+@pytest.mark.parametrize("user", ["u", "u" * 255, "auth0|0123", "o'neil@example.com", '"\\'])
 def test_a_user_is_whatever_the_provider_calls_it(verifier: TokenVerifier, user: str) -> None:
-    """Within 255 characters, beyond ASCII too."""
+    """Within 255 visible characters of ASCII, as OpenID Connect has it."""
     caller = asyncio.run(verifier.verify(body(sub=user)))
     assert (caller.user_id, caller.actor) == (user, f"user:{user}")
 
