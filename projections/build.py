@@ -214,9 +214,11 @@ class Builder:
                 progress(end, target)
 
     def _fill_aside(self, projections: Sequence[Projection], ledger_db: Connection, target: int) -> None:
-        with closing(database.open_reader(ledger_db.filename, self._location, self._settings)) as reader:
-            with closing(self._fill(self._name + ASIDE, projections, reader, target, None)) as db:
-                self._index(db, projections)
+        with (
+            closing(database.open_reader(ledger_db.filename, self._location, self._settings)) as reader,
+            closing(self._fill(self._name + ASIDE, projections, reader, target, None)) as db,
+        ):
+            self._index(db, projections)
 
     def _fill(
         self,
@@ -246,8 +248,7 @@ class Builder:
     def _copy(self, db: Connection, projections: Sequence[Projection]) -> None:
         """Copy the tables that were filled aside, with their indexes.
 
-        Into an empty table of the same indexes SQLite copies all of them row by row as they are, and sorts nothing
-        (https://www.sqlite.org/lang_vacuum.html does the same).
+        Into an empty table that has the same indexes SQLite copies them as they are, and sorts nothing.
         """
         name = self._name + ASIDE
         db.execute("ATTACH ? AS aside", (name,))

@@ -173,7 +173,8 @@ class UrlSource:
         self.fresh_s = fresh_s
         self._tls = url.scheme == "https"
         self._host = url.hostname or ""
-        self._port = url.port or (http.client.HTTPS_PORT if self._tls else http.client.HTTP_PORT)
+        self._usual_port = http.client.HTTPS_PORT if self._tls else http.client.HTTP_PORT
+        self._port = url.port or self._usual_port
         self._path = (url.path or "/") + ("?" + url.query if url.query else "")
 
     def load(self) -> bytes:
@@ -200,6 +201,7 @@ class UrlSource:
         if isinstance(held, ssl.SSLSocket):
             held.do_handshake()
         connection = http.client.HTTPConnection(self._host, self._port)
+        connection.default_port = self._usual_port  # for the Host header
         connection.sock = held
         connection.request("GET", self._path, headers={"Accept": "application/json", "Connection": "close"})
         with connection.getresponse() as response:

@@ -19,7 +19,7 @@ from service.events import MESSAGE_APPENDED, MessageAppended
 from service.location import Location, remove
 from service.settings import Settings
 
-BAR = 300_000
+BAR = 400_000
 SECTION = "Rebuild"
 TWO = (sessions.PROJECTION, messages.PROJECTION)
 

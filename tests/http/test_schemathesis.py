@@ -76,7 +76,7 @@ def run(target: Target, folder: Path, *options: str) -> Run:
         **os.environ,
         **target.environment,
         hooks.COUNTS: str(counts),
-        "PYTHONPATH": str(SUPPORT.parent),
+        "PYTHONPATH": os.pathsep.join([str(SUPPORT.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "SCHEMATHESIS_HOOKS": hooks.__name__,
         "COLUMNS": "120",
     }

@@ -1,0 +1,217 @@
+"""Bugs put into the product on purpose: each harness of `tests/crash` has to find those of its kind."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from service import backup, database, idempotency, importer, ids, ledger, readers, tenant
+from service.checkpointer import Checkpointer
+from service.commands import AppendMessages
+from service.committer import Committer, Submission
+from service.errors import StorageFull
+from service.readers import Reader
+from service.writer import Writer
+
+STALE_READS = 40
+
+
+def answer_before_commit() -> None:
+    """The outcomes are handed back while the transaction is open; it is committed by the next group."""
+    write = Committer._write
+
+    @contextmanager
+    def nothing(*_: object) -> Iterator[None]:
+        yield
+
+    def write_without_end(self: Committer, *arguments: Any) -> None:
+        if self.ledger.in_transaction:
+            self.ledger.execute("COMMIT")
+        self.ledger.execute("BEGIN IMMEDIATE")
+        kept = database.immediate, database.autocommit
+        database.immediate = database.autocommit = nothing
+        try:
+            write(self, *arguments)
+        finally:
+            database.immediate, database.autocommit = kept
+
+    Committer._write = write_without_end  # type: ignore[method-assign]
+
+
+def idempotency_in_memory() -> None:
+    """The answers to keys are in a dictionary, and gone with the process."""
+    known: dict[tuple[str, str], tuple[bytes, Any]] = {}
+
+    def find(_: object, tenant_id: str, key: idempotency.IdempotencyKey) -> Any:
+        found = known.get((tenant_id, key.key))
+        return None if found is None else found[1]
+
+    def remember(_: object, answers: Sequence[Any], **__: object) -> None:
+        known.update({(tenant_id, key.key): (key.fingerprint, answer) for tenant_id, key, answer in answers})
+
+    idempotency.find, idempotency.remember = find, remember
+
+
+def no_key_check() -> None:
+    """A request that comes again under its key is done again."""
+    Committer._answered = lambda *_: None  # type: ignore[method-assign]
+    idempotency.remember = lambda *_, **__: None
+
+
+def mixed_answers() -> None:
+    """A group's outcomes go to its commands in another order."""
+    hand_back = Writer._hand_back
+
+    def hand_back_reversed(self: Writer, group: list[Any], outcomes: Sequence[Any]) -> None:
+        hand_back(self, group, outcomes[::-1])
+
+    Writer._hand_back = hand_back_reversed  # type: ignore[method-assign]
+
+
+def stale_reads() -> None:
+    """A reader keeps its snapshot for many reads: faster, and of the past."""
+    run = Reader.run
+    counts: dict[Reader, int] = {}
+
+    @contextmanager
+    def keep(connection: Any) -> Iterator[None]:
+        if not connection.in_transaction:
+            connection.execute("BEGIN")
+        yield
+
+    class Kept:
+        """The module `database`, with another idea of a snapshot."""
+
+        snapshot = staticmethod(keep)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(database, name)
+
+    def run_stale(self: Reader, query: Any) -> Any:
+        counts[self] = counts.get(self, 0) + 1
+        if counts[self] % STALE_READS == 0:
+            for connection in (self.ledger, self.views):
+                if connection is not None and connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        return run(self, query)
+
+    readers.database = Kept()  # type: ignore[assignment]
+    Reader.run = run_stale  # type: ignore[method-assign]
+
+
+def pages_skip() -> None:
+    """A page after the first one begins one message too late."""
+    messages_page = tenant.Tenant.messages_page
+
+    async def skip(self: tenant.Tenant, session_id: str, *, after: int | None, **others: Any) -> Any:
+        return await messages_page(self, session_id, after=after + 1 if after else after, **others)
+
+    tenant.Tenant.messages_page = skip  # type: ignore[method-assign]
+
+
+def unbounded_queue() -> None:
+    """The writer takes whatever comes."""
+    begin = Writer.__init__
+
+    def begin_without_limit(self: Writer, committer: Any, settings: Any, *others: Any) -> None:
+        free = msgspec.structs.replace(settings, queue_commands_max=2**40, queue_bytes_max=2**60)
+        begin(self, committer, free, *others)
+
+    Writer.__init__ = begin_without_limit  # type: ignore[method-assign]
+
+
+def import_blind() -> None:
+    """An import adds the messages of a session that is there already once more."""
+    commit = importer._commit
+
+    def commit_blind(committer: Committer, group: list[Any], *others: Any) -> None:
+        for found in group:
+            if ledger.find_stream(committer.ledger, found.tenant_id, found.session_id) is not None:
+                again = [msgspec.structs.replace(message, id=ids.new_id()) for message in found.command.messages]
+                append = AppendMessages(again, [message.id for message in again])
+                committer.commit(
+                    [Submission(tenant_id=found.tenant_id, session_id=found.session_id, actor="import", command=append)]
+                )
+        commit(committer, group, *others)
+
+    importer._commit = commit_blind
+
+
+def backup_named_at_once() -> None:
+    """A backup is written under its own name, whole or not."""
+
+    @contextmanager
+    def named(name: str) -> Iterator[str]:
+        yield name
+
+    backup.unfinished = named
+
+
+def full_for_good() -> None:
+    """Once the disk was full, every write is refused until a restart."""
+    commit = Committer.commit
+    full: list[StorageFull] = []
+
+    def commit_never_again(self: Committer, submissions: Sequence[Submission]) -> Any:
+        if full:
+            raise full[0]
+        try:
+            return commit(self, submissions)
+        except (StorageFull, database.CommitFailed):
+            full.append(StorageFull())
+            raise
+
+    Committer.commit = commit_never_again  # type: ignore[method-assign]
+
+
+def logs_never_cut() -> None:
+    """Nobody copies the write-ahead logs back."""
+
+    def count_only(_: Checkpointer, db: Any) -> None:
+        database.checkpoint_by_hand(db)
+
+    Checkpointer.after_group = count_only  # type: ignore[method-assign]
+
+
+def keys_by_the_clock() -> None:
+    """Keys are forgotten by the wall clock, wherever that has jumped to."""
+    remember = Committer._remember
+
+    def remember_by_clock(self: Committer, group: Any) -> None:
+        from service.clock import now_us  # noqa: PLC0415  # the moved one
+
+        remember(self, group)
+        if group.answers:
+            idempotency.prune(self.ledger, before_us=now_us() - 30 * 86_400 * 10**6, limit=2 * len(group.answers))
+
+    Committer._remember = remember_by_clock  # type: ignore[method-assign]
+
+
+def order_by_clock() -> None:
+    """Messages are shown in the order of their times."""
+    from projections import messages  # noqa: PLC0415
+
+    messages._PAGE_UP = messages._PAGE_UP.replace("ORDER BY seq", "ORDER BY created_at")
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    bug.__name__: bug
+    for bug in (
+        answer_before_commit,
+        idempotency_in_memory,
+        no_key_check,
+        mixed_answers,
+        stale_reads,
+        pages_skip,
+        unbounded_queue,
+        import_blind,
+        backup_named_at_once,
+        full_for_good,
+        logs_never_cut,
+        keys_by_the_clock,
+        order_by_clock,
+    )
+}
+"""By the name that `SEEDED_BUG` has."""
+
