@@ -33,12 +33,23 @@ CREATE VIEW transcript AS
 # In this order: new UUIDv7s all go to its end, so that a group of messages changes one or two of its pages.
 INDEXES = "CREATE UNIQUE INDEX messages_by_id ON messages (id, session_id)"
 
-# The last statement is for rebuilds, in which `sessions` is filled elsewhere and nothing cascades.
-PROGRAM = """
+# How a payload ends whose id is a UUID, or as long as one, which is nearly all: `seq` is its first member, the message
+# its last, and the id that one's last unless it says when it was made. With a quote or a backslash in the id's place it
+# is something else. The other way, through JSON, takes three times as long.
+_END = "CAST(substr(CAST(payload AS BLOB), -46) AS TEXT)"
+_IS_PLAIN = f"""{_END} GLOB ',"id":"*"}}}}' AND instr(substr({_END}, 8), '"') = 37 AND instr({_END}, '\\') = 0"""
+
+# All others are looked for only where the first statement has not taken all there are. The last statement is for
+# rebuilds, in which `sessions` is filled elsewhere and nothing cascades.
+PROGRAM = f"""
+INSERT INTO messages
+  SELECT position, stream, CAST(substr(payload, 8, 20) AS INTEGER), substr({_END}, 8, 36), recorded_at, payload
+  FROM batch WHERE type = 'message.appended' AND {_IS_PLAIN} ORDER BY position;
 INSERT INTO messages
   SELECT position, stream, payload ->> '$.seq', payload ->> '$.message.id',
     CASE WHEN payload ->> '$.message.created_at' IS NULL THEN recorded_at END, payload
-  FROM batch WHERE type = 'message.appended' AND payload IS NOT NULL ORDER BY position;
+  FROM batch WHERE changes() < (SELECT count(*) FROM batch WHERE type = 'message.appended' AND payload IS NOT NULL)
+    AND type = 'message.appended' AND payload IS NOT NULL AND NOT ({_IS_PLAIN}) ORDER BY position;
 UPDATE messages SET payload = NULL
   FROM (SELECT stream, payload ->> '$.message_id' AS message_id FROM batch
     WHERE type = 'message.removed' AND payload IS NOT NULL) AS gone

@@ -98,7 +98,7 @@ class Views:
 
     def _attach(self, ledger_db: Connection, generation: int) -> None:
         self._db = ledger_db
-        database.attach_views(ledger_db, self._location.views(generation), self._location)
+        database.attach_views(ledger_db, self._location.views(generation), self._location, self._settings)
 
     def _reached(self, db: Connection) -> int:
         return int(db.execute("SELECT position FROM views").get)

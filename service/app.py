@@ -9,7 +9,6 @@ from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 
-from projections.views import Views
 from service import __version__, key_uses, ledger, metrics
 from service.api import admin, audit, erasures, evidence, health, page, problems
 from service.api.bodies import Bodies
@@ -169,6 +168,7 @@ def _readings(app: EdgedLitestar, location: Location) -> Callable[[], Iterable[R
         yield Reading("problems_total", "Problems answered, by name.", http.problems, counts=True, label="problem")
         refused = services.doors.limits.refused
         yield Reading("rate_limited_total", "Requests beyond a limit.", refused, counts=True, label="reason")
+        yield Reading("wal_held_pages", "Pages of a write-ahead log that a long read holds.", writer.held_pages)
         if not location.memory:
             yield Reading("ledger_bytes", "Size of the ledger's file.", _size(location.ledger))
             yield Reading("ledger_wal_bytes", "Size of its write-ahead log.", _size(location.ledger + "-wal"))

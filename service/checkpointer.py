@@ -7,6 +7,7 @@ between two groups, so that the log begins anew (https://www.sqlite.org/wal.html
 """
 
 import threading
+import time
 
 import structlog
 
@@ -22,7 +23,13 @@ log = structlog.get_logger("chatledger.checkpointer")
 PASSES = 3
 """Each pass copies what came in during the one before it, which is less each time."""
 OVERDUE = 4
-"""At so many times the limit the writer waits for the copy, so that the logs stay bounded whatever the disk does."""
+"""At so many times the limit the writer waits for the copy, so that the logs stay bounded whatever the disk does.
+
+A log that is longer than that behind a copy is held: somebody reads it, and for as long it grows by all that is written.
+"""
+LOOK_AGAIN_S = 1.0
+"""How soon, while a log is held, the next group has it looked at again, whatever was written."""
+_FILES = {"main": "ledger", "views": "views"}
 
 
 class Checkpointer:
@@ -38,6 +45,10 @@ class Checkpointer:
         self._stopping = False
         self._counted: Connection | None = None
         self._pages_before = 0
+        self._looked_s = 0.0
+        self._warned_pages: dict[str, int] = {}
+        self.held_pages = 0
+        """The length of the longest log that is held, in pages; 0 as a rule. Written by one thread, read by any."""
         self._thread = threading.Thread(target=self._run, name="checkpointer", daemon=True)
 
     def start(self) -> None:
@@ -67,15 +78,29 @@ class Checkpointer:
         elif pages > OVERDUE * self._settings.wal_checkpoint_pages:
             log.warning("checkpoint overdue", pages=pages)
             self._finish(db)
-        elif pages > self._settings.wal_checkpoint_pages and not self._busy:
+        elif not self._busy and (pages > self._settings.wal_checkpoint_pages or self._is_due()):
             self._busy = True
             self._wake.set()
 
+    def _is_due(self) -> bool:
+        return bool(self.held_pages) and time.monotonic() > self._looked_s + LOOK_AGAIN_S
+
     def _finish(self, db: Connection) -> None:
         """Copy the rest; the next commit then begins at the logs' start, if no reader needs them."""
-        for schema in ("main", "views"):
-            database.copy_back(db, schema)
+        self.held_pages = max(self._look(name, database.copy_back(db, name)) for name in ("main", "views"))
+        self._looked_s = time.monotonic()
         self._pages_before = database.pages_written(db)
+
+    def _look(self, schema: str, pages: int) -> int:
+        """Warn of a log that is held, once and each time that it has doubled since; its pages, if it is."""
+        if pages <= OVERDUE * self._settings.wal_checkpoint_pages:
+            if self._warned_pages.pop(schema, 0):
+                log.info("write-ahead log released", file=_FILES[schema])
+            return 0
+        if pages >= 2 * self._warned_pages.get(schema, 0):
+            self._warned_pages[schema] = pages
+            log.warning("write-ahead log held", file=_FILES[schema], pages=pages)
+        return pages
 
     def _run(self) -> None:
         while True:

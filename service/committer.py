@@ -34,9 +34,9 @@ from service.commands import (
 )
 from service.database import Connection
 from service.documents import message_document, stored_message_document
-from service.errors import DomainError, IdempotencyMismatch, LedgerDamaged, Overloaded, RefusedToStart
+from service.errors import DomainError, IdempotencyMismatch, LedgerDamaged, Overloaded, RefusedToStart, StorageFull
 from service.events import KEYS_SESSION, SESSION_ERASED, SYSTEM_TENANT, Event, MessageAppended, MessageRemoved, type_of
-from service.idempotency import Answer, IdempotencyKey
+from service.idempotency import Answer, IdempotencyKey, KeyClock
 from service.keys import KeyRing
 from service.ledger import Record, Stream
 from service.location import Location, exclusive
@@ -171,6 +171,19 @@ def hold(location: Location, settings: Settings) -> Iterator["Committer"]:
             committer.close()
 
 
+def _refusal(what: str, error: Exception) -> DomainError:
+    """What a caller is told whose command came to nothing because of *error*: a full disk is one, wherever it shows.
+
+    As where the ledger's file still had room for a group and the views' had not: they have to follow before the next.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if database.is_full(cause):
+            return StorageFull()
+        cause = cause.__cause__
+    return Overloaded(what, retry_after_s=5)
+
+
 def _read_keys(connection: Connection) -> KeyRing:
     stream = ledger.find_stream(connection, SYSTEM_TENANT, KEYS_SESSION)
     if stream is None:
@@ -193,6 +206,7 @@ class Committer:
         self._in_step = False
         self._next_stream = 1
         self._tree = Frontier()
+        self._key_clock = KeyClock(0)
 
     @property
     def is_open(self) -> bool:
@@ -217,6 +231,7 @@ class Committer:
             ledger.check_tail(connection)
             tree.open_tree(connection, ledger.head(connection).position)
             keys = _read_keys(connection)
+            self._key_clock = KeyClock.of(connection)
         except LedgerDamaged:
             connection.close()
             raise
@@ -314,7 +329,7 @@ class Committer:
     def _remember(self, group: _Group) -> None:
         """Keep the answers to new Idempotency-Keys, and forget old ones at twice the pace, so that none pile up."""
         if group.answers:
-            time_us = now_us()
+            time_us = self._key_clock.now_us()
             idempotency.remember(self.ledger, group.answers, now_us=time_us)
             before_us = time_us - self.settings.idempotency_days * _US_PER_DAY
             idempotency.prune(self.ledger, before_us=before_us, limit=2 * len(group.answers))
@@ -325,7 +340,7 @@ class Committer:
             try:
                 self._open_with_views()
             except (RefusedToStart, ProjectionFailed, database.SQLError, database.CommitFailed) as error:
-                raise Overloaded("The ledger cannot be opened.", retry_after_s=5) from error
+                raise _refusal("The ledger cannot be opened.", error) from error
 
     def catch_up(self) -> None:
         """Bring the views to the ledger's head, outside of any group.
@@ -340,7 +355,7 @@ class Committer:
         try:
             self.views.catch_up(self.ledger)
         except (ProjectionFailed, database.CommitFailed) as error:
-            raise Overloaded("The views cannot follow the ledger.", retry_after_s=5) from error
+            raise _refusal("The views cannot follow the ledger.", error) from error
 
     def _decide(self, group: _Group, submission: Submission) -> "_Accepted | Replayed | DomainError":
         key = submission.idempotency_key

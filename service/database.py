@@ -111,7 +111,16 @@ def _open_writer(
     connection.pragma("recursive_triggers", True)  # noqa: FBT003
     connection.pragma("temp_store", "memory")
     connection.wal_autocheckpoint(settings.wal_checkpoint_pages)
+    limit_log(connection, "main", pages=settings.wal_checkpoint_pages)
     return connection
+
+
+def limit_log(connection: Connection, schema: str, *, pages: int) -> None:
+    """Have a write-ahead log that begins anew cut to twice *pages*, if a long read has let it grow beyond.
+
+    Twice, because the log is a little longer than its limit as a rule, and cutting it would only make it grow again.
+    """
+    connection.pragma("journal_size_limit", 2 * pages * int(connection.pragma("page_size", schema=schema)), schema=schema)
 
 
 def open_reader(name: str, location: Location, settings: Settings) -> Connection:
@@ -321,7 +330,7 @@ def open_views(name: str, location: Location, settings: Settings, ledger: Connec
     return connection
 
 
-def attach_views(ledger: Connection, name: str, location: Location) -> None:
+def attach_views(ledger: Connection, name: str, location: Location, settings: Settings) -> None:
     """Attach a views file to the ledger's writing connection, so that one transaction writes to both.
 
     It is no atomic one: SQLite commits the main database first, synced, and then the attached one, which is not
@@ -331,6 +340,7 @@ def attach_views(ledger: Connection, name: str, location: Location) -> None:
     ledger.pragma("journal_mode", "wal", schema="views")
     ledger.pragma("synchronous", "normal", schema="views")
     ledger.pragma("cache_size", -CACHE_KIB, schema="views")
+    limit_log(ledger, "views", pages=settings.wal_checkpoint_pages)
 
 
 def detach_views(ledger: Connection) -> None:
@@ -375,9 +385,13 @@ def pages_written(connection: Connection) -> int:
     return connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0]
 
 
-def copy_back(connection: Connection, schema: str) -> None:
-    """Copy as much of a write-ahead log into its database as can be without waiting for anybody, and sync it."""
-    connection.wal_checkpoint(schema, mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+def copy_back(connection: Connection, schema: str) -> int:
+    """Copy as much of a write-ahead log into its database as can be without waiting for anybody, and sync it.
+
+    Returns:
+        The pages in the log. It begins anew with the next commit if all of them are copied and nobody reads them.
+    """
+    return connection.wal_checkpoint(schema, mode=apsw.SQLITE_CHECKPOINT_PASSIVE)[0]
 
 
 def copy_back_beside(name: str, location: Location, settings: Settings, *, passes: int) -> None:

@@ -1,10 +1,12 @@
 """The durable memory of Idempotency-Keys: which command a key stands for, and where its answer is (rule 4)."""
 
 import hashlib
+import time
 from collections.abc import Sequence
 
 import msgspec
 
+from service.clock import now_us
 from service.database import Bulk, Connection
 from service.errors import IdempotencyMismatch
 
@@ -16,6 +18,8 @@ _INSERT = Bulk(
 # Rows are in order of use, so the old ones are the first: no index on their time is needed.
 _PRUNE = """DELETE FROM idempotency WHERE recorded_at < ?
   AND number IN (SELECT number FROM idempotency ORDER BY number LIMIT ?)"""
+
+_NEWEST = "SELECT recorded_at FROM idempotency ORDER BY number DESC LIMIT 1"
 
 _decode_ranges = msgspec.json.Decoder(list[tuple[int, int]]).decode
 
@@ -37,6 +41,28 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     stream: int
     version: int
     positions: list[int] | None
+
+
+class KeyClock:
+    """The time by which keys grow old: it goes on from the newest one, and only while the service runs.
+
+    By the wall clock a jump of a year ahead would have every key forgotten at the next write, and a retry done twice.
+    What the service was down for counts for nothing, so that keys are kept rather too long.
+    """
+
+    def __init__(self, newest_us: int) -> None:
+        self._newest_us = newest_us
+        self._began_ns = time.monotonic_ns()
+
+    @classmethod
+    def of(cls, connection: Connection) -> "KeyClock":
+        """The one of a ledger that is being opened."""
+        row = connection.execute(_NEWEST).fetchone()
+        return cls(now_us() if row is None else row[0])
+
+    def now_us(self) -> int:
+        """Microseconds, to be compared with others of this ledger's keys only."""
+        return self._newest_us + (time.monotonic_ns() - self._began_ns) // 1000
 
 
 def fingerprint(method: str, path: str, body: bytes) -> bytes:

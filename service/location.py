@@ -137,6 +137,8 @@ class Address(msgspec.Struct, frozen=True):
 
     url: str
     credential: str
+    certificate: str = ""
+    """The server's own, as PEM, where it speaks TLS: commands take no other one for it."""
 
 
 def note_address(location: Location, address: Address) -> None:

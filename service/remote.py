@@ -10,6 +10,7 @@ import msgspec
 
 from service.errors import RefusedToStart
 from service.location import Address
+from service.tls import trusting
 
 POLL_S = 0.2
 TIMEOUT_S = 60.0
@@ -76,7 +77,11 @@ def call(
     Raises:
         RefusedToStart: it refused, or does not answer.
     """
-    connection = http.client.HTTPConnection(urlsplit(address.url).netloc, timeout=timeout_s)
+    place = urlsplit(address.url).netloc
+    connection = http.client.HTTPConnection(place, timeout=timeout_s)
+    if address.certificate:
+        context = trusting(address.certificate)
+        connection = http.client.HTTPSConnection(place, timeout=timeout_s, context=context)
     try:
         credential = {"Authorization": f"Bearer {address.credential}"}
         connection.request(method, path, body, {**(headers or {}), **credential})

@@ -1,9 +1,9 @@
-"""TLS: the server's certificate and key, looked at before anything is opened; and how a command on the machine knows it."""
+"""TLS: the certificate and key, looked at before anything is opened; and how a command on the machine knows them."""
 
 import ssl
 from pathlib import Path
 
-from service.errors import RefusedToStart, SettingsError
+from service.errors import SettingsError
 from service.settings import Settings
 
 _END = "-----END CERTIFICATE-----"
@@ -30,25 +30,22 @@ def check_files(settings: Settings) -> None:
         ) from error
 
 
-def own_server(settings: Settings) -> ssl.SSLContext:
-    """How to reach the server of these settings: the certificate that it has, and no other, whoever has signed that.
+def own_certificate(settings: Settings) -> str:
+    """The server's own certificate as PEM: the file's first one (RFC 8446 section 4.4.2). Empty, where TLS is off."""
+    if not settings.tls_certificate:
+        return ""
+    own, end, _ = Path(settings.tls_certificate).read_text().partition(_END)
+    return own + end
+
+
+def trusting(certificate: str) -> ssl.SSLContext:
+    """How to reach the server that has this *certificate*: it, and no other, whoever has signed that.
 
     The name is not looked at: the server is on this machine, and its certificate is for its name in the network.
-
-    Raises:
-        RefusedToStart: the settings name no certificate, or none that can be read.
     """
-    if not settings.tls_certificate:
-        raise RefusedToStart(
-            "The server speaks TLS: set CHATLEDGER_TLS_CERTIFICATE here as there, so that this command knows it."
-        )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    try:
-        own, end, _ = Path(settings.tls_certificate).read_text().partition(_END)
-        context.load_verify_locations(cadata=own + end)  # the first is the server's own (RFC 8446 section 4.4.2)
-    except (OSError, ValueError) as error:
-        raise RefusedToStart(f"The TLS certificate {settings.tls_certificate} cannot be read.") from error
+    context.load_verify_locations(cadata=certificate)
     return context

@@ -123,6 +123,11 @@ class Writer:
         """The commands whose outcome is not known yet."""
         return self._waiting_commands
 
+    @property
+    def held_pages(self) -> int:
+        """The pages of a write-ahead log that cannot begin anew because somebody reads it; 0 as a rule."""
+        return self._checkpointer.held_pages
+
     async def submit(self, submission: Submission, *, size_bytes: int) -> Committed | Replayed:
         """Wait for *submission* to be durable and readable. Cancelling the wait does not cancel the write.
 
@@ -209,6 +214,8 @@ class Writer:
                 return
 
     def _checkpoint(self) -> None:
+        if not self._committer.is_open:
+            return
         try:
             self._checkpointer.after_group(self._committer.ledger)
         except (DomainError, database.SQLError):

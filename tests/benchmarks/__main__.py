@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+import msgspec
 
 if not __package__:  # run by its path: this folder's modules are found by their package's name only
     sys.path[0] = str(Path(__file__).parents[1])
@@ -53,6 +54,12 @@ def _parse_parts(_context: click.Context, _option: click.Parameter, text: str) -
     help="What makes the HTTP load.  [default: wrk, where it is installed]",
 )
 @click.option(
+    "--events",
+    type=click.IntRange(min=20_000),
+    help="How many events the ledger has that is rebuilt, proven and appended to beside a rebuild.  "
+    f"[default: {FULL.ledger_events:,}; quick: {QUICK.ledger_events:,}]",
+)
+@click.option(
     "--folder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where to make the temporary files: on the disk to be measured.  [default: the system's place for them]",
@@ -61,15 +68,24 @@ def _parse_parts(_context: click.Context, _option: click.Parameter, text: str) -
     "--output",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Write benchmarks.md here, and leave the project's documents alone.  [default: a whole run that is not "
-    "quick writes docs/benchmarks.md and fills the README's section]",
+    "quick, of the usual size, writes docs/benchmarks.md and fills the README's section]",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 if a bar is missed.")
 def main(
-    *, quick: bool, only: list[str], generator: str | None, folder: Path | None, output: Path | None, strict: bool
+    *,
+    quick: bool,
+    only: list[str],
+    generator: str | None,
+    events: int | None,
+    folder: Path | None,
+    output: Path | None,
+    strict: bool,
 ) -> None:
     """Measure chatledger, and print a table."""
     signal.signal(signal.SIGTERM, _stop)
     scale = QUICK if quick else FULL
+    if events is not None:
+        scale = msgspec.structs.replace(scale, ledger_events=events)
     chosen = Generator.best() if generator is None else Generator(generator)
     with tempfile.TemporaryDirectory(prefix="chatledger-bench-", dir=folder) as name:
         described = machine.describe(Path(name), chosen)
@@ -88,7 +104,7 @@ def main(
     )
     if output is not None:
         (output / "benchmarks.md").write_text(document)
-    elif not quick and only == list(PARTS):
+    elif scale == FULL and only == list(PARTS):
         (ROOT / "docs" / "benchmarks.md").write_text(document)
         report.fill_readme(ROOT / "README.md", report.summary(described, figures))
     if strict and not all(figure.passes for figure in figures):

@@ -5,12 +5,20 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import httpx
+import hypothesis
 import pytest
+import schemathesis
+from hypothesis.errors import FlakyFailure, FlakyStrategyDefinition
+from schemathesis.config import SchemathesisConfig
+from schemathesis.core.failures import FailureGroup
 from support import schemathesis_hooks as hooks
 from support.seeds import VARIABLE
 from support.server import Server
@@ -21,17 +29,63 @@ SEED = int(os.environ.get(VARIABLE, "4"))
 EXAMPLES = 200
 """In the fuzzing phase, of each operation; those of the other phases come on top."""
 
+SCENARIOS = 400
+SUITE_SCENARIOS = 20
+STEPS = 30
+"""Scenarios of the stateful tests, in suites of so many, and how many requests each has at most."""
+
+MANY_KEYS = {"CHATLEDGER_KEYS_MAX": "100000"}
+"""Each scenario has a tenant and a key of its own."""
+
+BUGS = """
+from service import tenant
+from service.api import erasures, problems
+from service.commands import DeleteSession
+
+erasures.REASON_CHARACTERS_MAX = 10**9
+
+problem = problems.problem
+
+def gone(*arguments, **named):
+    answer = problem(*arguments, **named)
+    answer.status_code = 410 if answer.status_code == 404 else answer.status_code
+    return answer
+
+problems.problem = gone
+
+write = tenant.Tenant.write
+
+async def write_but_not_delete(self, session_id, command, **named):
+    if isinstance(command, DeleteSession):
+        return tenant.Written(1, None, None, replayed=False)
+    return await write(self, session_id, command, **named)
+
+tenant.Tenant.write = write_but_not_delete
+"""
+"""A module that Python imports before all others (`site`'s sitecustomize)."""
+
 SUPPORT = Path(hooks.__file__).parent
 TIMEOUT_S = 540
-OPERATORS_SCOPE = "operator"
+PHASES = ("examples", "coverage", "fuzzing")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A server to test: where it is, and the credentials of its operations (see tests/support/schemathesis.toml)."""
+    """A server to test, and an operator's key for it, with which the others are made."""
 
     url: str
-    environment: Mapping[str, str]
+    operator: str
+
+    def tenant_key(self, tenant: str) -> str:
+        """A key of *tenant* with all that it can have."""
+        answer = httpx.post(
+            f"{self.url}/v1/admin/keys",
+            json={"tenant_id": tenant, "scopes": ["read", "write", "audit", "erase", "admin"]},
+            headers={"Authorization": f"Bearer {self.operator}"},
+            trust_env=False,
+        )
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["key"])
 
 
 @dataclass(frozen=True)
@@ -46,27 +100,21 @@ class Run:
     def answers(self, operation: str, phase: str) -> Counter[str]:
         """How often each status came, in *phase*."""
         found: Counter[str] = Counter()
-        for (each, its_phase, _, status), count in self.counts.items():
+        for (each, its_phase, _, status), times in self.counts.items():
             if (each, its_phase) == (operation, phase) and status.isdigit():
-                found[status] += count
+                found[status] += times
         return found
+
+    def succeeded(self, operation: str, phase: str) -> bool:
+        """Whether *operation* was answered with 2xx, in *phase*."""
+        return any(status.startswith("2") for status in self.answers(operation, phase))
 
 
 def target_of(server: Server) -> Target:
-    """*server* with two keys: one of a tenant, with all that it can have, and one of an operator."""
-    operator = _command("key", "create", "--database", server.database, "--operator").splitlines()[-1]
-    scopes = ["read", "write", "audit", "erase", "admin"]
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {operator}"}, trust_env=False) as client:
-        answer = client.post("/v1/admin/keys", json={"tenant_id": "schemathesis", "scopes": scopes})
-    assert answer.status_code == 201, answer.text
-    return Target(
-        server.url,
-        {
-            "CHATLEDGER_TEST_KEY": answer.json()["key"],
-            "CHATLEDGER_TEST_OPERATOR_KEY": operator,
-            hooks.KEY_IN_USE: answer.json()["id"],
-        },
-    )
+    """*server*, no longer open."""
+    command = [sys.executable, "-m", "service.cli", "key", "create", "--database", server.database, "--operator"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return Target(server.url, done.stdout.splitlines()[-1])
 
 
 def run(target: Target, folder: Path, *options: str) -> Run:
@@ -74,9 +122,10 @@ def run(target: Target, folder: Path, *options: str) -> Run:
     counts = folder / "counts.jsonl"
     environment = {
         **os.environ,
-        **target.environment,
+        "CHATLEDGER_TEST_KEY": target.tenant_key("schemathesis"),
+        "CHATLEDGER_TEST_OPERATOR_KEY": target.operator,
         hooks.COUNTS: str(counts),
-        "PYTHONPATH": os.pathsep.join([str(SUPPORT.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": str(SUPPORT.parent),
         "SCHEMATHESIS_HOOKS": hooks.__name__,
         "COLUMNS": "120",
     }
@@ -98,34 +147,137 @@ def run(target: Target, folder: Path, *options: str) -> Run:
     return Run(done.returncode == 0, done.stdout, Counter({tuple(row[:-1]): row[-1] for row in rows}))
 
 
-@pytest.fixture(scope="module")
-def target(shared_server: Server) -> Target:
-    """The module's server. Who calls it is decided here, and nowhere else."""
-    return target_of(shared_server)
+def stateful(target: Target, *, scenarios: int = SCENARIOS) -> Run:
+    """Follow the document's links in scenarios of up to `STEPS` requests, each in a tenant of its own.
+
+    In a tenant that others have used a scenario goes another way each time. Also so Hypothesis now and then finds one
+    not to repeat itself, and ends its suite: then the next one goes on with the next seed. Schemathesis' own command
+    ends there without a word, and passes.
+    """
+    hooks.counts.clear()
+    config = SchemathesisConfig.from_dict(
+        {
+            "checks": {"enabled": True},
+            # The credential is the scenario's own: one that is made up would be 401, whatever else is wrong.
+            "generation": {"with-security-parameters": False},
+            "phases": {"stateful": {"inference": {"algorithms": []}}},
+        }
+    )
+    schema = schemathesis.openapi.from_url(f"{target.url}/schema/openapi.json", config=config)
+    machine: Any = schema.as_state_machine()
+    numbers = count()
+    found: list[str] = []
+
+    class Scenario(machine):  # type: ignore[misc]  # a class made at run time
+        # A scenario begins with what needs no id: a made-up one is not found, which is no beginning of anything.
+        root_rules = frozenset(rule for rule in machine.root_rules if "_id_" not in rule)
+
+        def setup(self) -> None:
+            self.authorization = f"Bearer {target.tenant_key(f'scenario-{next(numbers)}')}"
+
+        def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, object]:  # noqa: ARG002
+            return {"headers": {"Authorization": self.authorization}}
+
+        def validate_response(self, response: Any, case: schemathesis.Case, *_: object, **__: object) -> None:
+            sent = {"Authorization": self.authorization}
+            try:
+                case.validate_response(
+                    response, headers=sent, transport_kwargs={"headers": sent}, recorder=self.recorder
+                )
+            except FailureGroup as failures:
+                # Kept here: if Hypothesis cannot repeat it, it is still a finding.
+                found.append(str(failures))
+                raise
+
+    for rule in vars(machine):
+        if rule.startswith("RANDOM") and rule not in Scenario.root_rules:
+            setattr(Scenario, rule, None)
+    settings = hypothesis.settings(
+        database=None,
+        deadline=None,
+        max_examples=SUITE_SCENARIOS,
+        stateful_step_count=STEPS,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    print(f"{VARIABLE}={SEED}")  # noqa: T201  # pytest shows it beside a failure
+    for number in range(scenarios):
+        with suppress(FailureGroup, FlakyFailure, FlakyStrategyDefinition):
+            hypothesis.seed(SEED + number)(Scenario).run(settings=settings)
+        if found or next(numbers) >= scenarios:
+            break
+    return Run(not found, "\n".join(found), Counter(hooks.counts))
 
 
 @pytest.fixture(scope="module")
-def document(target: Target) -> dict[str, dict[str, object]]:
-    """The operations of the OpenAPI document, by id."""
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """The module's server, and who calls it: the one place that decides on credentials."""
+    folder = tmp_path_factory.mktemp("target")
+    with Server(folder / "ledger.db", cwd=folder, env=MANY_KEYS) as server:
+        yield target_of(server)
+
+
+@pytest.fixture(scope="module")
+def operations(target: Target) -> dict[str, str]:
+    """The path of each operation of the OpenAPI document, by its id."""
     paths = httpx.get(f"{target.url}/schema/openapi.json", trust_env=False).json()["paths"]
-    return {
-        operation["operationId"]: operation | {"path": path}
-        for path, item in paths.items()
-        for operation in item.values()
-    }
+    return {operation["operationId"]: path for path, item in paths.items() for operation in item.values()}
 
 
 @pytest.fixture(scope="module")
-def whole_run(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The run that the tests below look at."""
+def single_requests(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run of the examples, coverage and fuzzing phases."""
     return run(target, tmp_path_factory.mktemp("schemathesis"))
 
 
-def _command(*arguments: str) -> str:
-    command = [sys.executable, "-m", "service.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+@pytest.fixture(scope="module")
+def scenarios(target: Target) -> Run:
+    """The run of the stateful phase."""
+    return stateful(target)
 
 
-def test_no_check_finds_anything(whole_run: Run) -> None:
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """A server with seeded bugs."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "sitecustomize.py").write_text(BUGS)
+    with Server(folder / "ledger.db", cwd=folder, env={**MANY_KEYS, "PYTHONPATH": str(folder)}) as server:
+        yield target_of(server)
+
+
+def test_no_check_finds_anything_in_single_requests(single_requests: Run) -> None:
     """No 5xx, no undocumented answer, no accepted negative data, and what else Schemathesis looks for."""
-    assert whole_run.passed
+    assert single_requests.passed
+
+
+def test_no_check_finds_anything_in_scenarios(scenarios: Run) -> None:
+    """Nor when ids that were answered are used further, after deletions too."""
+    assert scenarios.passed, scenarios.report
+
+
+def test_each_operation_was_tried_often_enough(single_requests: Run, operations: dict[str, str]) -> None:
+    """With `EXAMPLES` made-up requests or more, some of which it took for good."""
+    tried = {id_: single_requests.answers(id_, "fuzzing").total() for id_ in operations}
+    few = {id_: times for id_, times in tried.items() if times < EXAMPLES}
+    refused = {id_ for id_ in operations if not any(single_requests.succeeded(id_, phase) for phase in PHASES)}
+    assert (few, refused) == ({}, set())
+
+
+def test_each_id_that_was_answered_was_used_further(scenarios: Run, operations: dict[str, str]) -> None:
+    """Each operation that takes an id was met with one that is there."""
+    missed = {id_ for id_, path in operations.items() if "{" in path and not scenarios.succeeded(id_, "stateful")}
+    assert missed == set()
+
+
+def test_seeded_bugs_are_found(broken: Target, tmp_path: Path) -> None:
+    """The same runs, on a server that takes bad data, answers what is not documented, and deletes nothing."""
+    found = run(broken, tmp_path)
+    assert not found.passed
+    sections = found.report.partition("= FAILURES =")[2]
+    assert "Schema-violating request accepted" in _section(sections, "POST /v1/sessions/{session_id}/erase")
+    assert "Received: 410" in _section(sections, "GET /v1/sessions/{session_id}/messages/{message_id}")
+    assert "for a resource that was previously deleted" in stateful(broken).report
+
+
+def _section(report: str, operation: str) -> str:
+    return report.partition(f" {operation} _")[2].partition("\n____")[0]

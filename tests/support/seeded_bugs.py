@@ -10,7 +10,7 @@ from service import backup, database, idempotency, importer, ids, ledger, reader
 from service.checkpointer import Checkpointer
 from service.commands import AppendMessages
 from service.committer import Committer, Submission
-from service.errors import StorageFull
+from service.errors import IdempotencyMismatch, StorageFull
 from service.readers import Reader
 from service.writer import Writer
 
@@ -45,6 +45,8 @@ def idempotency_in_memory() -> None:
 
     def find(_: object, tenant_id: str, key: idempotency.IdempotencyKey) -> Any:
         found = known.get((tenant_id, key.key))
+        if found is not None and found[0] != key.fingerprint:
+            raise IdempotencyMismatch
         return None if found is None else found[1]
 
     def remember(_: object, answers: Sequence[Any], **__: object) -> None:

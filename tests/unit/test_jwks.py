@@ -115,6 +115,7 @@ def test_a_changed_file_is_read_again(path: Path, clock: SimpleNamespace) -> Non
         clock.s += 2 * FILE_CHECK_S
         assert await refusal(verifier.verify(head(OLD))) == NO_KEY
         await verifier.verify(head(NEW))
+        assert await refusal(verifier.verify(head(OLD))) == NO_KEY
         await verifier.close()
 
     run(story)
@@ -307,19 +308,25 @@ def test_there_is_one_fetch_at_a_time(provider: IdentityProvider) -> None:
     run(story)
 
 
-def test_a_request_that_is_given_up_stops_no_fetch(provider: IdentityProvider) -> None:
+@pytest.mark.parametrize("early", [False, True], ids=["first", "early"])
+def test_a_request_that_is_given_up_stops_no_fetch(provider: IdentityProvider, *, early: bool) -> None:
     """The others still get its keys."""
 
     async def story() -> None:
-        verifier = verifier_of(provider.url)
+        verifier, key = verifier_of(provider.url), OLD
+        if early:
+            await verifier.verify(head(OLD))
+            await arrival(provider)
+            provider.rotate(NEW)
+            key = NEW
         provider.gate.clear()
-        gone, patient = (asyncio.create_task(verifier.verify(head(OLD, jti=name))) for name in "ab")
+        gone, patient = (asyncio.create_task(verifier.verify(head(key, jti=name))) for name in "ab")
         await arrival(provider)
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
         provider.gate.set()
         await patient
-        assert len(provider.requests) == 1
+        assert len(provider.requests) == 1 + early
 
     run(story)
 
@@ -340,6 +347,10 @@ def test_the_last_good_keys_are_used_while_the_provider_is_down(
         await verifier.verify(head(OLD, jti="x"))
         await settled(verifier)
         assert len(provider.requests) == 2
+        clock.s += 1
+        await verifier.verify(head(OLD))
+        await settled(verifier)
+        assert len(provider.requests) == 3
         clock.s += 10 * CACHE_S
         provider.gate.clear()
         await verifier.verify(head(OLD, jti="y"))
@@ -349,10 +360,14 @@ def test_the_last_good_keys_are_used_while_the_provider_is_down(
         await settled(verifier)
         assert await refusal(verifier.verify(head(OLD))) == NO_KEY
         await verifier.verify(head(NEW))
+        provider.rotate(OLD)
+        clock.s += 2 * CACHE_S
+        assert await refusal(verifier.verify(head(NEW))) == NO_KEY
 
     with capture_logs() as logs:
         run(story)
-    assert [entry["event"] for entry in logs] == ["user keys loaded", "user keys not loaded", "user keys loaded"]
+    said = ["user keys loaded", "user keys not loaded", "user keys loaded", "user keys loaded"]
+    assert [entry["event"] for entry in logs] == said
     assert logs[1]["reason"] == "was answered with status 500"
 
 
@@ -405,6 +420,17 @@ def test_an_answer_that_is_no_key_set_is_not_used(
         run(story)
     assert len(logs) == 1
     assert reason in logs[0]["reason"]
+
+
+def test_no_more_is_read_than_a_key_set_may_have(provider: IdentityProvider, path: Path) -> None:
+    """Memory is bounded, however much there is to read."""
+    provider.body = b" " * (16 * JWKS_BYTES_MAX)
+    path.write_bytes(provider.body)
+    sources = [verifier._keys._source for verifier in (verifier_of(provider.url),) if verifier._keys is not None]
+    for source in [*sources, module.FileSource(path)]:
+        text = source.load()
+        assert text is not None
+        assert JWKS_BYTES_MAX < len(text) < 2 * JWKS_BYTES_MAX
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

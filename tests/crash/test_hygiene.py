@@ -1,0 +1,151 @@
+"""Nothing but `service/database.py` opens a database, or touches its files: closing such a handle drops SQLite's locks.
+
+That a second server is refused is in `tests/acceptance/test_stop_and_start.py`, a second process and a network file system
+in `tests/integration/test_refusals.py`.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted(path for folder in ("service", "projections") for path in (ROOT / folder).rglob("*.py"))
+DATABASE = "service/database.py"
+OPENERS = {
+    "open", "fdopen", "read_bytes", "read_text", "write_bytes", "write_text", "touch", "FileIO", "mmap", "truncate",
+    "copy", "copy2", "copyfile", "copytree", "move",
+}  # fmt: skip
+OWNERS = {"Path", "os", "io", "shutil", "mmap", "codecs"}
+FILES = {
+    # Each of these is another file than a database, or one that no connection of this process has open.
+    ("service/api/page.py", "read_bytes"): "the API page's scripts",
+    ("service/bundle.py", "read_bytes"): "a proof bundle",
+    ("service/cli_export.py", "open"): "the export's own new file",
+    ("service/cli_verify.py", "read_bytes"): "a proof bundle",
+    ("service/cli_verify.py", "read_text"): "a signed head",
+    ("service/cli_verify.py", "write_text"): "a signed head",
+    ("service/database.py", "read_text"): "the numbered .sql files",
+    ("service/erasure.py", "open"): "the list of erasures",
+    ("service/erasure.py", "read_bytes"): "the list of erasures",
+    ("service/import_lines.py", "open"): "the file to import, which the ledger's may not be",
+    ("service/importer.py", "open"): "its first bytes, before any database is open",
+    ("service/jwks.py", "open"): "the identity provider's keys",
+    ("service/location.py", "open"): "the lock's file; a folder, to sync it; an unfinished backup, closed behind SQLite",
+    ("service/location.py", "read_bytes"): "the lock's file",
+    ("service/location.py", "read_text"): "the system's list of mounts",
+    ("service/location.py", "write_bytes"): "the lock's file",
+    ("service/signing.py", "open"): "the signing key",
+    ("service/signing.py", "read_text"): "the signing key",
+    ("service/tls.py", "read_text"): "the certificate",
+}
+NOT_FILES = {"views", "committer", "self", "webbrowser", "store", "opener", "database", "urllib"}
+"""What has an `open` that opens no file by itself."""
+SQLITE = {"apsw", "sqlite3", "_sqlite3", "pysqlite3", "aiosqlite", "sqlalchemy"}
+
+
+def name_of(path: Path) -> str:
+    """The module's path from the root."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported(source: str) -> set[str]:
+    """The top names of all that is imported anywhere in *source*, also by way of `import_module("…")`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            if ast.unparse(node.func).rpartition(".")[2] in {"import_module", "__import__"}:
+                found.add(str(node.args[0].value).split(".")[0])
+    return found
+
+
+def opened(source: str) -> Iterator[tuple[str, int]]:
+    """The calls in *source* that may open a file by other means than SQLite: their name and line."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        owner, _, name = ast.unparse(node.func).rpartition(".")
+        if name not in OPENERS:
+            continue
+        base = owner.split(".")[0].split("(")[0]
+        if name in {"copy", "move", "truncate", "mmap"} and base not in OWNERS:
+            continue  # of dictionaries, trees
+        if name != "open" or base not in NOT_FILES or owner == "self._path":
+            yield name, node.lineno
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_database_py_knows_sqlite(path: Path) -> None:
+    """Neither APSW nor the standard library's module is imported anywhere else."""
+    assert imported(path.read_text()) & SQLITE == ({"apsw"} if name_of(path) == DATABASE else set())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_module_opens_a_file_that_is_not_known(path: Path) -> None:
+    """A new use has to be looked at, and noted with the file that it is for."""
+    unknown = [(name, line) for name, line in opened(path.read_text()) if (name_of(path), name) not in FILES]
+    assert unknown == [], f"{name_of(path)}: is it a database's file?"
+
+
+def test_no_known_use_is_left_over() -> None:
+    """A note without its use would let another one through."""
+    used = {(name_of(path), name) for path in MODULES for name, _ in opened(path.read_text())}
+    assert {use for use in FILES if use not in used} <= {("service/bundle.py", "read_bytes")}
+
+
+def test_only_one_function_makes_connections() -> None:
+    """`_open`, with its pragmas, and the private database in memory."""
+    tree = ast.parse((ROOT / DATABASE).read_text())
+    makers = {
+        function.name
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"apsw.Connection", "Connection"}
+    }
+    assert makers == {"_open", "open_memory"}
+    elsewhere = [
+        name_of(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if name_of(path) != DATABASE
+        and isinstance(node, ast.Call)
+        and ast.unparse(node.func) in {"Connection", "database.Connection"}
+    ]
+    assert elsewhere == []
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        "import sqlite3",
+        "def f():\n    from sqlite3 import connect",
+        "import importlib\nimportlib.import_module('sqlite3')",
+        "import apsw.ext",
+    ],
+)
+def test_another_way_to_sqlite_is_found(bug: str) -> None:
+    """The control of the first check."""
+    assert imported(bug) & SQLITE
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        "open(location.ledger, 'rb')",
+        "os.open(location.ledger + '-wal', os.O_RDONLY)",
+        "Path(location.ledger).read_bytes()",
+        "Path(name).open('rb')",
+        "shutil.copy(location.ledger, target)",
+        "io.FileIO(name)",
+        "os.truncate(name, 0)",
+    ],
+)
+def test_a_handle_on_a_database_file_is_found(bug: str) -> None:
+    """The control of the second one."""
+    assert list(opened(bug))
