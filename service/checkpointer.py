@@ -23,9 +23,9 @@ log = structlog.get_logger("chatledger.checkpointer")
 PASSES = 3
 """Each pass copies what came in during the one before it, which is less each time."""
 OVERDUE = 4
-"""At so many times the limit the writer waits for the copy, so that the logs stay bounded whatever the disk does.
+"""At so many times the limit the writer waits for the copy: the logs stay bounded whatever the disk does.
 
-A log that is longer than that behind a copy is held: somebody reads it, and for as long it grows by all that is written.
+A log that is longer than that behind a copy is held: somebody reads it, and so long it grows by all that is written.
 """
 LOOK_AGAIN_S = 1.0
 """How soon, while a log is held, the next group has it looked at again, whatever was written."""

@@ -120,7 +120,8 @@ def limit_log(connection: Connection, schema: str, *, pages: int) -> None:
 
     Twice, because the log is a little longer than its limit as a rule, and cutting it would only make it grow again.
     """
-    connection.pragma("journal_size_limit", 2 * pages * int(connection.pragma("page_size", schema=schema)), schema=schema)
+    page_bytes = int(connection.pragma("page_size", schema=schema))
+    connection.pragma("journal_size_limit", 2 * pages * page_bytes, schema=schema)
 
 
 def open_reader(name: str, location: Location, settings: Settings) -> Connection:

@@ -19,7 +19,7 @@ _INSERT = Bulk(
 _PRUNE = """DELETE FROM idempotency WHERE recorded_at < ?
   AND number IN (SELECT number FROM idempotency ORDER BY number LIMIT ?)"""
 
-_NEWEST = "SELECT recorded_at FROM idempotency ORDER BY number DESC LIMIT 1"
+_NEWEST = "SELECT recorded_at FROM idempotency WHERE number = (SELECT max(number) FROM idempotency)"
 
 _decode_ranges = msgspec.json.Decoder(list[tuple[int, int]]).decode
 

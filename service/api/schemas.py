@@ -58,7 +58,11 @@ _MESSAGE_FIELDS: JsonSchema = {
     "name": TEXT_OR_NULL,
     "tool_calls": _OBJECTS_OR_NULL,
     "tool_call_id": TEXT_OR_NULL,
-    "parent_id": {"type": ["string", "null"], "pattern": ID_PATTERN, "description": "An earlier message of the same session."},
+    "parent_id": {
+        "type": ["string", "null"],
+        "pattern": ID_PATTERN,
+        "description": "An earlier message of the same session.",
+    },
     "metadata": _OBJECT_OR_NULL,
     "refusal": TEXT_OR_NULL,
     "audio": _OBJECT_OR_NULL,
@@ -272,10 +276,18 @@ SCHEMAS: dict[str, JsonSchema] = {
         {
             "scopes": {"type": "array", "items": {"enum": [scope.value for scope in TENANT_SCOPES]}},
             "name": {
-                **{"type": ["string", "null"], "minLength": 1, "maxLength": 200, "pattern": r"^( |[^\p{C}\p{Z}])*$"},
+                "type": ["string", "null"],
+                "minLength": 1,
+                "maxLength": 200,
+                "pattern": r"^( |[^\p{C}\p{Z}])*$",
                 "description": "Of printable characters.",
             },
-            "expires_at": {"type": ["string", "null"], "format": "date-time"},
+            "expires_at": {
+                "type": ["string", "null"],
+                "format": "date-time",
+                "examples": ["2099-01-01T00:00:00Z"],
+                "description": "A time to come.",
+            },
             "tenant_id": {"type": ["string", "null"], "pattern": ID_PATTERN, "description": "Only for operators."},
             "operator": {"type": "boolean", "description": "Only for operators: a key of their kind, without scopes."},
         },

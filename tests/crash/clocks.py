@@ -6,14 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from crash.findings import Findings, Progress, Result, quiet
 from support.altered import CLOCK, WatchedServer
 from support.moved_clock import DAY_S, set_offset
 from support.wire import Answer, ConnectionGone, Request, Wire, ask
-
-from crash.findings import Findings, Progress, Result, quiet
 
 JUMPS_S = (-365 * DAY_S, -DAY_S, -1, 0, DAY_S, 365 * DAY_S)
 WRITERS = 3
@@ -155,7 +155,7 @@ class _Trial:
             sessions = self._listing(wire, "/v1/sessions?limit=3")
             stored = {session: self._messages(wire, session) for session in {s for _, s, _ in self.acknowledged}}
         findings.counts["events"] = len(events)
-        back = sum(b["recorded_at"] < a["recorded_at"] for a, b in zip(events, events[1:], strict=False))
+        back = sum(b["recorded_at"] < a["recorded_at"] for a, b in pairwise(events))
         findings.counts["times that went back"] = back
         if not back:
             findings.violation("the clock did not jump: this run shows nothing")
@@ -165,7 +165,9 @@ class _Trial:
         for event in events:
             versions[event["session_id"]] = versions.get(event["session_id"], 0) + 1
             if event["version"] != versions[event["session_id"]]:
-                findings.violation(f"version {event['version']} stands where {versions[event['session_id']]} was to come")
+                findings.violation(
+                    f"version {event['version']} stands where {versions[event['session_id']]} was to come"
+                )
         names = [name for ids in stored.values() for name in ids] + [session["id"] for session in sessions]
         if len(set(names)) != len(names):
             findings.violation("an id was given twice")

@@ -1,10 +1,9 @@
 """What a harness found: counts of what it did, and each violation in words."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from collections.abc import Iterator
 from time import monotonic
 from typing import TypeAlias
 

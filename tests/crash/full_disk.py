@@ -6,17 +6,17 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from crash.findings import Findings, Progress, Result, quiet
 from support.altered import WatchedServer
 from support.small_disk import SmallDisk, small_disk
 from support.wire import Answer, Request, Wire, ask
-
-from crash.findings import Findings, Progress, Result, quiet
 
 SIZES = (40, 3_000, 60_000)
 """Of the messages, in bytes: a small one may fit where a large one does not."""
 REFUSALS_WANTED = 60
 APPENDS_MAX = 4_000
 RECOVERY_S = 30
+RECOVERY_OF_BUG_S = 3
 
 
 def run_full_disk(count: int, seed: int, progress: Progress = quiet, *, bug: str = "", force: str = "") -> Result:
@@ -30,7 +30,7 @@ def run_full_disk(count: int, seed: int, progress: Progress = quiet, *, bug: str
         findings.notes.append(f"by {disk.mechanism}")
         server = WatchedServer(disk.folder / "ledger.db", log=Path(folder) / "log", bug=bug, prefix=disk.prefix)
         with server:
-            trial = _Trial(server, disk, random.Random(seed), findings)
+            trial = _Trial(server, disk, random.Random(seed), findings, RECOVERY_OF_BUG_S if bug else RECOVERY_S)
             ask(server.port, "POST", "/v1/sessions", {"id": "s"})
             for number in range(count):
                 trial.fill()
@@ -45,11 +45,14 @@ def run_full_disk(count: int, seed: int, progress: Progress = quiet, *, bug: str
 class _Trial:
     """One server, and what it was sent."""
 
-    def __init__(self, server: WatchedServer, disk: SmallDisk, chance: random.Random, findings: Findings) -> None:
+    def __init__(
+        self, server: WatchedServer, disk: SmallDisk, chance: random.Random, findings: Findings, recovery_s: float
+    ) -> None:
         self._server = server
         self._disk = disk
         self._chance = chance
         self._findings = findings
+        self._recovery_s = recovery_s
         self._sent = 0
         self._said: dict[str, int] = {}
         """The status that each message got."""
@@ -100,8 +103,10 @@ class _Trial:
         with Wire(self._server.port) as wire:
             while (answer := self._append(wire, SIZES[0])).status != 201:
                 self._refusal(answer)
-                if time.monotonic() - began_s > RECOVERY_S:
-                    self._findings.violation(f"no append in {RECOVERY_S} s after there was room: {answer.body[:300]!r}")
+                if time.monotonic() - began_s > self._recovery_s:
+                    self._findings.violation(
+                        f"no append in {self._recovery_s} s after there was room: {answer.body[:300]!r}"
+                    )
                     return False
                 time.sleep(0.05)  # as a client does that was told to come again
         ready = ask(self._server.port, "GET", "/health/ready")

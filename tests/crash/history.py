@@ -8,11 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.altered import WatchedServer
-from support.wire import Answer, ConnectionGone, Request, Wire, ask
-
 from crash.findings import Findings, Progress, Result, quiet
 from crash.history_check import Append, History, Listing, Read, violations
+from support.altered import WatchedServer
+from support.wire import Answer, ConnectionGone, Request, Wire, ask
 
 CLIENTS = 8
 SESSIONS = tuple(f"s{number}" for number in range(4))
@@ -38,30 +37,38 @@ def run_history(count: int, seed: int, progress: Progress = quiet, *, bug: str =
     done = 0
     while done < count and not (bug and findings.violations):
         ended = _one_ledger(
-            min(OPERATIONS_A_LEDGER, count - done), chance, findings, bug, lambda part, base=done: progress(base + part, count)
+            min(OPERATIONS_A_LEDGER, count - done),
+            chance,
+            findings,
+            bug,
+            lambda part, base=done: progress(base + part, count),
         )
         done += ended
     return findings.result()
 
 
-def _one_ledger(count: int, chance: random.Random, findings: Findings, bug: str, progress: Callable[[int], None]) -> int:
+def _one_ledger(
+    count: int, chance: random.Random, findings: Findings, bug: str, progress: Callable[[int], None]
+) -> int:
     """The history of one ledger over several lives of its server; how many operations there were."""
     seen = _Seen()
     done = 0
-    with tempfile.TemporaryDirectory(prefix="history-") as folder:
-        with WatchedServer(Path(folder) / "ledger.db", log=Path(folder) / "server.log", bug=bug) as server:
-            for session in SESSIONS:
-                ask(server.port, "POST", "/v1/sessions", {"id": session})
-            while done < count:
-                target = chance.randrange(OPERATIONS_A_LIFE // 2, OPERATIONS_A_LIFE)
-                clients = _Clients(server, seen, findings, f"c{chance.randrange(10**9)}")
-                done += clients.run_until(min(target, count - done))
-                server.kill()
-                clients.join()
-                server.start()
-                findings.counts["kills"] += 1
-                progress(min(done, count))
-            final = {session: _all_ids(server, session) for session in SESSIONS}
+    with (
+        tempfile.TemporaryDirectory(prefix="history-") as folder,
+        WatchedServer(Path(folder) / "ledger.db", log=Path(folder) / "server.log", bug=bug) as server,
+    ):
+        for session in SESSIONS:
+            ask(server.port, "POST", "/v1/sessions", {"id": session})
+        while done < count:
+            target = chance.randrange(OPERATIONS_A_LIFE // 2, OPERATIONS_A_LIFE)
+            clients = _Clients(server, seen, findings, f"c{chance.randrange(10**9)}")
+            done += clients.run_until(min(target, count - done))
+            server.kill()
+            clients.join()
+            server.start()
+            findings.counts["kills"] += 1
+            progress(min(done, count))
+        final = {session: _all_ids(server, session) for session in SESSIONS}
     findings.counts["operations"] += len(seen.appends) + len(seen.reads) + len(seen.listings)
     findings.counts["acknowledged appends"] += sum(append.acknowledged for append in seen.appends)
     findings.counts["reads"] += len(seen.reads)
@@ -135,7 +142,9 @@ class _Clients:
             self._expect(answer, 201, 503)
         finally:
             self._seen.appends.append(
-                Append(session, tuple(names), start_s, time.monotonic(), acknowledged, version if acknowledged else None)
+                Append(
+                    session, tuple(names), start_s, time.monotonic(), acknowledged, version if acknowledged else None
+                )
             )
 
     def _read(self, wire: Wire, session: str, after: int, *, limit: int) -> None:

@@ -83,9 +83,7 @@ def _final(history: History) -> Iterator[str]:
         for name in ids:
             if sent.get(name) != session:
                 yield f"{session}: {name} was never sent to it"
-    places = {
-        session: {name: number for number, name in enumerate(ids)} for session, ids in history.final.items()
-    }
+    places = {session: {name: number for number, name in enumerate(ids)} for session, ids in history.final.items()}
     for append in history.appends:
         found = [places.get(append.session, {}).get(name) for name in append.ids]
         first = found[0]
@@ -103,9 +101,7 @@ def _order(session: str, appends: Sequence[Append], places: Mapping[str, int]) -
     ends = [append.end_s for append in by_end]
     highest: list[tuple[int, int]] = [(0, 0)]
     for append in by_end:
-        highest.append(
-            (max(highest[-1][0], places[append.ids[-1]]), max(highest[-1][1], append.version or 0))
-        )
+        highest.append((max(highest[-1][0], places[append.ids[-1]]), max(highest[-1][1], append.version or 0)))
     for append in known:
         place, version = highest[bisect_left(ends, append.start_s)]
         if places[append.ids[0]] <= place:
@@ -123,9 +119,7 @@ def _prefixes(session: str, reads: Sequence[Read], ids: Sequence[str]) -> Iterat
             yield f"{session}: version {read.version} came with {read.after + len(read.ids)} messages"
 
 
-def _recent(
-    session: str, appends: Sequence[Append], reads: Sequence[Read], places: Mapping[str, int]
-) -> Iterator[str]:
+def _recent(session: str, appends: Sequence[Append], reads: Sequence[Read], places: Mapping[str, int]) -> Iterator[str]:
     """What was acknowledged before a read began is in it; and what one read has seen, each later one has."""
     known = [append for append in appends if append.acknowledged and append.ids[-1] in places]
     whole = [read for read in reads if read.whole]

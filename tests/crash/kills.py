@@ -4,14 +4,14 @@ import random
 import tempfile
 import time
 from pathlib import Path
+from typing import Self
 
 import httpx
+from crash.findings import Findings, Progress, Result, quiet
 from support.altered import WatchedServer
 from support.journal import Journal, all_messages, check, create_shared
 from support.store import Store
 from support.tables import dump, dump_rebuilt, wrong_leaves
-
-from crash.findings import Findings, Progress, Result, quiet
 
 KILLS_A_LEDGER = 10
 """So many kills before a new ledger: all of it is read again behind each one."""
@@ -65,7 +65,7 @@ class _Life:
         self._findings = findings
         self._server = WatchedServer(path, log=path.parent.parent / "server.log", bug=bug, env=settings)
 
-    def __enter__(self) -> "_Life":
+    def __enter__(self) -> Self:
         self._server.start()
         with self._server.client() as client:
             create_shared(client)

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import apsw
+from crash.findings import Findings, Progress, Result, quiet
 from support.altered import WatchedServer
 from support.wire import Request, Wire, ask
-
-from crash.findings import Findings, Progress, Result, quiet
 
 LIMIT_PAGES = 40
 GROWN = 8
 """The log is let grow to so many times its limit."""
-WRITES_MAX = 3_000
+WRITES_MAX = 1_500
 FILES = ("ledger", "views")
 
 

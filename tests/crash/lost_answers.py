@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
+from crash.findings import Findings, Progress, Result, quiet
 from support.altered import SLOW_COMMIT_MS, WatchedServer
 from support.proxy import LossyProxy
 from support.wire import Answer, ConnectionGone, Request, Wire, ask
-
-from crash.findings import Findings, Progress, Result, quiet
 
 REQUESTS_A_BATCH = 20
 BYSTANDERS = 4
@@ -49,7 +48,9 @@ class Lost:
     stage: Stage
 
 
-def run_lost_answers(count: int, seed: int, progress: Progress = quiet, *, bug: str = "", restarts: bool = True) -> Result:
+def run_lost_answers(
+    count: int, seed: int, progress: Progress = quiet, *, bug: str = "", restarts: bool = True
+) -> Result:
     """Lose *count* answers, then send each request twice at the same time, half of them behind a restart."""
     findings = Findings("lost answers" + (f" with {bug}" if bug else ""), seed)
     chance = random.Random(seed)
@@ -85,7 +86,9 @@ def run_lost_answers(count: int, seed: int, progress: Progress = quiet, *, bug: 
 class _Batch:
     """Some requests, which are lost together and sent again together."""
 
-    def __init__(self, server: WatchedServer, chance: random.Random, findings: Findings, *, first: int, size: int) -> None:
+    def __init__(
+        self, server: WatchedServer, chance: random.Random, findings: Findings, *, first: int, size: int
+    ) -> None:
         self.server = server
         self._chance = chance
         self._findings = findings
@@ -95,7 +98,9 @@ class _Batch:
     def _make(self, number: int) -> Lost:
         chance, name = self._chance, f"r{number}"
         kind = chance.choice(["key", "id", "batch", "create"])
-        contents = tuple(f"{name}/{part} " + "x" * chance.randrange(3000) for part in range(3 if kind == "batch" else 1))
+        contents = tuple(
+            f"{name}/{part} " + "x" * chance.randrange(3000) for part in range(3 if kind == "batch" else 1)
+        )
         messages = [{"role": "user", "content": content} for content in contents]
         headers = {"x_request_id": name} | ({} if kind == "id" else {"idempotency_key": f"key-{name}"})
         session, path = SHARED, f"/v1/sessions/{SHARED}/messages"
@@ -111,10 +116,9 @@ class _Batch:
 
     def lose(self) -> None:
         """Send each and be gone at its stage, while others on the same server get what is theirs."""
-        with LossyProxy(self.server.port) as proxy, self._bystanders():
-            with ThreadPoolExecutor(4) as pool:
-                for lost, rudely in [(lost, self._chance.random() < 0.5) for lost in self._all]:
-                    pool.submit(self._lose_one, lost, proxy.port, rudely=rudely)
+        with LossyProxy(self.server.port) as proxy, self._bystanders(), ThreadPoolExecutor(4) as pool:
+            for lost, rudely in [(lost, self._chance.random() < 0.5) for lost in self._all]:
+                pool.submit(self._lose_one, lost, proxy.port, rudely=rudely)
         self._known.update(proxy.lost)
 
     def _lose_one(self, lost: Lost, proxy: int, *, rudely: bool) -> None:
@@ -158,11 +162,15 @@ class _Batch:
                 message = {"id": own, "role": "user", "content": own}
                 answer = wire.ask(Request.of("POST", f"/v1/sessions/{SHARED}/messages", message, x_request_id=own))
                 self._findings.counts["bystanders' requests"] += 1
-                if answer.status != 201 or answer.document.get("content") != own or answer.headers["x-request-id"] != own:
+                if (
+                    answer.status != 201
+                    or answer.document.get("content") != own
+                    or answer.headers["x-request-id"] != own
+                ):
                     self._findings.violation(f"{own} got {answer.status} {answer.body[:200]!r}")
 
     def check_at_rest(self) -> None:
-        """Nothing is left of those who have gone: no place in a queue, no transaction, no lock, no reader's snapshot."""
+        """Nothing is left of those who have gone: no place in a queue, no transaction, no snapshot."""
         deadline_s = time.monotonic() + DEADLINE_S
         while (left := _left(self.server)) and time.monotonic() < deadline_s:
             time.sleep(0.01)  # between two looks
@@ -226,7 +234,9 @@ class _Batch:
             cursor = ""
             while True:
                 page = ask(self.server.port, "GET", f"/v1/sessions/{session}/events?limit=200{cursor}").document
-                contents += [event["data"]["message"]["content"] for event in page["data"] if "message" in event["data"]]
+                contents += [
+                    event["data"]["message"]["content"] for event in page["data"] if "message" in event["data"]
+                ]
                 if page["next_cursor"] is None:
                     break
                 cursor = f"&cursor={page['next_cursor']}"

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from crash.findings import Findings, Progress, Result, quiet
 from support.altered import SLOW_COMMIT_MS, WatchedServer
 from support.open_loop import Load, closed_loop, open_loop
 from support.wire import Request, Wire, ask
-
-from crash.findings import Findings, Progress, Result, quiet
 
 TIMES = 10
 TIMES_MIN = 5
@@ -123,7 +122,9 @@ class _Trial:
             if p99_s > bound_s:
                 findings.violation(f"p99 {p99_s:.2f} s, and the queue before them takes {bound_s / P99_FACTOR:.2f} s")
         if len(accepted) / load.seconds < PACE * capacity / 2:
-            findings.violation(f"under the load it did {len(accepted) / load.seconds:.0f}/s, and {capacity:.0f}/s before")
+            findings.violation(
+                f"under the load it did {len(accepted) / load.seconds:.0f}/s, and {capacity:.0f}/s before"
+            )
 
     def _recover(self, capacity: float) -> None:
         """Within five seconds there is one at full speed."""
@@ -168,7 +169,9 @@ class _Trial:
         for number in range(SESSIONS):
             last, more = 0, True
             while more:
-                page = ask(self._server.port, "GET", f"/v1/sessions/s{number}/messages?after={last}&limit=1000").document
+                page = ask(
+                    self._server.port, "GET", f"/v1/sessions/s{number}/messages?after={last}&limit=1000"
+                ).document
                 stored += [message["id"] for message in page["data"]]
                 last = page["data"][-1]["seq"] if page["data"] else last
                 more = page["has_more"]

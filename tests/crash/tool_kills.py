@@ -6,23 +6,22 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from service import database, ledger
-from service.errors import ChatledgerError
-from service.location import Location
-from service.settings import Settings
-from service.verify import verify_ledger
+from crash.findings import Findings, Progress, Result, quiet
 from support.altered import WatchedServer, command_of, environment
 from support.command import write_lines
 from support.journal import Journal, check, create_shared
 from support.store import Store
 from support.tables import Rows, dump, wrong_leaves
 
-from crash.findings import Findings, Progress, Result, quiet
+from service import database, ledger
+from service.errors import ChatledgerError
+from service.location import Location
+from service.settings import Settings
+from service.verify import verify_ledger
 
 SESSIONS = 1_500
 MESSAGES = 8
@@ -33,18 +32,19 @@ SIGHT_MS_MAX = 30
 
 
 def run_tool_kills(
-    count: int, seed: int, progress: Progress = quiet, *, bug: str = "", tools: tuple[str, ...] = ("replay", "import", "backup")
+    count: int,
+    seed: int,
+    progress: Progress = quiet,
+    *,
+    bug: str = "",
+    tools: tuple[str, ...] = ("replay", "import", "backup"),
 ) -> Result:
     """Kill each of *tools* in turn at random moments, *count* times in all, and look what it has left."""
     findings = Findings("kills of commands" + (f" with {bug}" if bug else ""), seed)
     with tempfile.TemporaryDirectory(prefix="tool-kills-") as folder:
         bench = _Bench(Path(folder), random.Random(seed), findings, bug)
         bench.prepare()
-        trials: dict[str, Callable[[Path], None]] = {
-            "replay": bench.replay,
-            "import": bench.import_,
-            "backup": bench.backup,
-        }
+        trials = {"replay": bench.replay, "import": bench.import_, "backup": bench.backup}
         for number in range(count):
             tool = tools[number % len(tools)]
             place = Path(folder) / "trial"

@@ -1,7 +1,7 @@
 """The command `chatledger` with something wrong inside, and a server that runs it.
 
-Run as `python -m support.altered`, with `tests` on the path. `SEEDED_BUG` names a bug of `seeded_bugs.py`, `MOVED_CLOCK`
-the file of `moved_clock.py`, `SLOW_COMMIT_MS` the time that each commit takes longer than it does.
+Run as `python -m support.altered`, with `tests` on the path. `SEEDED_BUG` names a bug of `seeded_bugs.py`,
+`MOVED_CLOCK` the file of `moved_clock.py`, `SLOW_COMMIT_MS` the time that each commit takes longer than it does.
 """
 
 import os

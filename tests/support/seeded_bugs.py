@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from service import backup, database, idempotency, importer, ids, ledger, readers, tenant
+from service import backup, database, idempotency, ids, importer, ledger, readers, tenant
 from service.checkpointer import Checkpointer
 from service.commands import AppendMessages
 from service.committer import Committer, Submission
@@ -216,4 +216,3 @@ BUGS: dict[str, Callable[[], None]] = {
     )
 }
 """By the name that `SEEDED_BUG` has."""
-

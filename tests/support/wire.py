@@ -125,5 +125,3 @@ def ask(port: int, method: str, path: str, document: Any = None, **headers: str)
     """One request on a connection of its own."""
     with Wire(port) as wire:
         return wire.ask(Request.of(method, path, document, **headers))
-
-
