@@ -223,6 +223,7 @@ GET_SESSION = _describe(
 )
 UPDATE_SESSION = _describe(
     body="SessionChanges",
+    body_required=False,
     answers={200: "Session"},
     problems=(*_WRITE, *_BODY),
     headers=("X-Tenant-Id", "If-Match"),

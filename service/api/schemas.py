@@ -279,8 +279,8 @@ SCHEMAS: dict[str, JsonSchema] = {
                 "type": ["string", "null"],
                 "minLength": 1,
                 "maxLength": 200,
-                "pattern": r"^( |[^\p{C}\p{Z}])*$",
-                "description": "Of printable characters.",
+                "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+                "description": "Printable characters, in Unicode's sense.",
             },
             "expires_at": {
                 "type": ["string", "null"],

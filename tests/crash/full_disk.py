@@ -15,31 +15,39 @@ SIZES = (40, 3_000, 60_000)
 """Of the messages, in bytes: a small one may fit where a large one does not."""
 REFUSALS_WANTED = 60
 APPENDS_MAX = 4_000
+TIMES_A_DISK = 3
+"""Each time half of what is left is freed again, so that later there is no room for what has to be caught up."""
 RECOVERY_S = 30
 RECOVERY_OF_BUG_S = 3
 
 
 def run_full_disk(count: int, seed: int, progress: Progress = quiet, *, bug: str = "", force: str = "") -> Result:
-    """Fill the disk and free it again *count* times with one server; *force* names a mechanism other than the best."""
+    """Fill a disk and free it again *count* times; *force* names a mechanism other than the best."""
     findings = Findings("full disk" + (f" with {bug}" if bug else ""), seed)
-    with (
-        tempfile.TemporaryDirectory(prefix="full-disk-") as folder,
-        small_disk(Path(folder) / "disk") as best,
-    ):
+    chance = random.Random(seed)
+    done = 0
+    while done < count and not (bug and findings.violations):
+        times = min(TIMES_A_DISK, count - done)
+        _fill_one(times, chance, findings, bug, force)
+        done += times
+        progress(done, count)
+    return findings.result()
+
+
+def _fill_one(times: int, chance: random.Random, findings: Findings, bug: str, force: str) -> None:
+    """A new disk with one server."""
+    with tempfile.TemporaryDirectory(prefix="full-disk-") as folder, small_disk(Path(folder) / "disk") as best:
         disk = best if not force else SmallDisk(force, best.folder)
-        findings.notes.append(f"by {disk.mechanism}")
-        server = WatchedServer(disk.folder / "ledger.db", log=Path(folder) / "log", bug=bug, prefix=disk.prefix)
-        with server:
-            trial = _Trial(server, disk, random.Random(seed), findings, RECOVERY_OF_BUG_S if bug else RECOVERY_S)
+        findings.counts[f"disks by {disk.mechanism}"] += 1
+        with WatchedServer(disk.folder / "ledger.db", log=Path(folder) / "log", bug=bug, prefix=disk.prefix) as server:
+            trial = _Trial(server, disk, chance, findings, RECOVERY_OF_BUG_S if bug else RECOVERY_S)
             ask(server.port, "POST", "/v1/sessions", {"id": "s"})
-            for number in range(count):
+            for _ in range(times):
                 trial.fill()
                 trial.read()
                 if not trial.free():
-                    break
+                    return
                 trial.check()
-                progress(number + 1, count)
-    return findings.result()
 
 
 class _Trial:

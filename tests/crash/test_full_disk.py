@@ -2,12 +2,13 @@
 
 from crash.findings import assert_caught, assert_clean
 from crash.full_disk import run_full_disk
+from crash.harnesses import HARNESSES
 from support.seeds import new_seed
 
 
 def test_a_full_disk_is_said_and_survived() -> None:
     """507, reads go on, and appends work again once there is room; by the best mechanism that this machine has."""
-    assert_clean(run_full_disk(3, new_seed()))
+    assert_clean(run_full_disk(HARNESSES["full disk"].short, new_seed()))
 
 
 def test_a_quota_is_survived() -> None:

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 from crash.findings import assert_caught, assert_clean
+from crash.harnesses import HARNESSES
 from crash.history import run_history
 from crash.history_check import Append, History, Listing, Read, violations
 from support.seeds import new_seed
 
-OPERATIONS = 5_000
+OPERATIONS = HARNESSES["history"].short
 
 
 def test_thousands_of_operations_have_one_order() -> None:

@@ -2,12 +2,13 @@
 
 import pytest
 from crash.findings import assert_caught, assert_clean
+from crash.harnesses import HARNESSES
 from crash.kills import run_kills
 from crash.tool_kills import run_tool_kills
 from support.seeds import new_seed
 
-KILLS = 50
-TOOL_KILLS = 24
+KILLS = HARNESSES["kills"].short
+TOOL_KILLS = HARNESSES["kills of commands"].short
 
 
 def test_a_killed_server_loses_nothing() -> None:

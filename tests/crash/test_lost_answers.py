@@ -2,10 +2,11 @@
 
 import pytest
 from crash.findings import assert_caught, assert_clean
+from crash.harnesses import HARNESSES
 from crash.lost_answers import Stage, run_lost_answers
 from support.seeds import new_seed
 
-REQUESTS = 200
+REQUESTS = HARNESSES["lost answers"].short
 
 
 def test_a_lost_answer_is_given_again() -> None:

@@ -1,10 +1,11 @@
 """More than the server can take."""
 
 from crash.findings import assert_caught, assert_clean
+from crash.harnesses import HARNESSES
 from crash.overload import run_overload
 from support.seeds import new_seed
 
-SECONDS = 12
+SECONDS = HARNESSES["overload"].short
 
 
 def test_an_overload_is_refused_in_bounds() -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -16,7 +16,7 @@ import httpx
 import hypothesis
 import pytest
 import schemathesis
-from hypothesis.errors import FlakyFailure, FlakyStrategyDefinition
+from hypothesis.errors import FlakyFailure, FlakyStrategyDefinition, InvalidDefinition
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.failures import FailureGroup
 from support import schemathesis_hooks as hooks
@@ -38,12 +38,10 @@ MANY_KEYS = {"CHATLEDGER_KEYS_MAX": "100000"}
 """Each scenario has a tenant and a key of its own."""
 
 BUGS = """
-from service import intake, tenant
+from service import intake
 from service.api import problems
-from service.commands import DeleteSession
 
 intake.is_id = lambda text: True
-
 problem = problems.problem
 
 def gone(*arguments, **named):
@@ -53,6 +51,10 @@ def gone(*arguments, **named):
     return answer
 
 problems.problem = gone
+"""
+NOTHING_IS_DELETED = """
+from service import tenant
+from service.commands import DeleteSession
 
 write = tenant.Tenant.write
 
@@ -63,7 +65,7 @@ async def write_but_not_delete(self, session_id, command, **named):
 
 tenant.Tenant.write = write_but_not_delete
 """
-"""A module that Python imports before all others (`site`'s sitecustomize)."""
+"""Modules that Python imports before all others (`site`'s sitecustomize)."""
 
 SUPPORT = Path(hooks.__file__).parent
 TIMEOUT_S = 540
@@ -151,9 +153,9 @@ def run(target: Target, folder: Path, *options: str) -> Run:
 def stateful(target: Target, *, scenarios: int = SCENARIOS) -> Run:
     """Follow the document's links in scenarios of up to `STEPS` requests, each in a tenant of its own.
 
-    In a tenant that others have used a scenario goes another way each time. Also so Hypothesis now and then finds one
-    not to repeat itself, and ends its suite: then the next one goes on with the next seed. Schemathesis' own command
-    ends there without a word, and passes.
+    In a tenant that others have used a scenario goes another way each time. Even so Hypothesis now and then finds one
+    that does not repeat itself, or that has no step left, and ends its suite: the next one goes on with the next seed.
+    Schemathesis' own command ends there without a word, and passes. What is found counts in any case.
     """
     hooks.counts.clear()
     config = SchemathesisConfig.from_dict(
@@ -203,7 +205,7 @@ def stateful(target: Target, *, scenarios: int = SCENARIOS) -> Run:
     )
     print(f"{VARIABLE}={SEED}")  # noqa: T201  # pytest shows it beside a failure
     for number in range(scenarios):
-        with suppress(FailureGroup, FlakyFailure, FlakyStrategyDefinition):
+        with suppress(FailureGroup, FlakyFailure, FlakyStrategyDefinition, InvalidDefinition):
             hypothesis.seed(SEED + number)(Scenario).run(settings=settings)
         if found or next(numbers) >= scenarios:
             break
@@ -237,11 +239,10 @@ def scenarios(target: Target) -> Run:
     return stateful(target)
 
 
-@pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+@contextmanager
+def broken(folder: Path, bugs: str) -> Iterator[Target]:
     """A server with seeded bugs."""
-    folder = tmp_path_factory.mktemp("broken")
-    (folder / "sitecustomize.py").write_text(BUGS)
+    (folder / "sitecustomize.py").write_text(bugs)
     with Server(folder / "ledger.db", cwd=folder, env={**MANY_KEYS, "PYTHONPATH": str(folder)}) as server:
         yield target_of(server)
 
@@ -273,14 +274,22 @@ def test_each_id_that_was_answered_was_used_further(scenarios: Run, operations: 
     assert missed == set()
 
 
-def test_seeded_bugs_are_found(broken: Target, tmp_path: Path) -> None:
-    """The same runs, on a server that takes bad data, answers what is not documented, and deletes nothing."""
-    found = run(broken, tmp_path)
+def test_seeded_bugs_are_found_by_single_requests(tmp_path: Path) -> None:
+    """The same run, on a server that takes any id for a good one and has an answer that is not documented."""
+    with broken(tmp_path, BUGS) as target:
+        found = run(target, tmp_path)
     assert not found.passed
     sections = found.report.partition("= FAILURES =")[2]
     assert "Schema-violating request accepted" in _section(sections, "POST /v1/sessions")
     assert "Received: 410" in _section(sections, "GET /v1/sessions/{session_id}/messages/{message_id}")
-    assert "for a resource that was previously deleted" in stateful(broken).report
+
+
+def test_a_seeded_bug_is_found_by_scenarios(tmp_path: Path) -> None:
+    """The same scenarios, on a server that says that it has deleted a session, and has not."""
+    with broken(tmp_path, NOTHING_IS_DELETED) as target:
+        found = stateful(target)
+    assert not found.passed
+    assert "for a resource that was previously deleted" in found.report
 
 
 def _section(report: str, operation: str) -> str:

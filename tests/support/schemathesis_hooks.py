@@ -108,7 +108,7 @@ def expiry_in_the_past(case: Any, response: Any) -> bool:
 
 
 def name_not_printable(case: Any, response: Any) -> bool:
-    r"""The classes `\p{C}` and `\p{Z}` of the document's pattern are only approximations in Schemathesis."""
+    """Which characters are printable is Unicode's to say; the document's pattern has the control characters only."""
     name = case.body.get("name") if isinstance(case.body, dict) else None
     return isinstance(name, str) and not name.isprintable() and _refused(response, "invalid-request", "$.name")
 
