@@ -35,7 +35,8 @@ log = structlog.get_logger("chatledger")
 LISTEN_PAUSE_S = 0.005
 
 HEAD_BYTES_MAX = 64 * 1024
-"""The longest head of a request; beyond it 431. Also what a connection holds of a body that nobody has read yet."""
+"""About the longest head of a request, for hyper reads in steps; beyond it 431. Also what a connection holds of a body
+that nobody has read yet."""
 BACKLOG = 1024
 """The most connections that the system holds until they are taken."""
 FILES_RESERVED = 256

@@ -155,7 +155,7 @@ def test_a_stalled_upload_holds_up_a_stop_for_the_timeout_only(tmp_path: Path) -
         with server.client() as client, socket.create_connection(("127.0.0.1", server.port)) as stalled:
             assert client.post("/v1/sessions", json={"id": "s"}).status_code == 201
             stalled.sendall(
-                b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 b"Content-Length: 1000\r\n\r\n" + b'{"id": "never'
             )
             assert client.get("/v1/sessions/s").status_code == 200

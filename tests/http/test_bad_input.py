@@ -602,7 +602,7 @@ def test_a_problem_says_where_it_lies(room: Room, bad: Bad, members: Json) -> No
 
 
 WHOLE = json.dumps(TEXT).encode()
-START = b"POST %s HTTP/1.1\r\nHost: h\r\nX-Tenant-Id: %s\r\nContent-Type: application/json\r\n"
+START = b"POST %s HTTP/1.1\r\nHost: localhost\r\nX-Tenant-Id: %s\r\nContent-Type: application/json\r\n"
 TRUNCATED = {
     "a body that ends early": b"Content-Length: 1000\r\n\r\n" + WHOLE[:-5],
     "a body that ends early after a whole message": b"Content-Length: 1000\r\n\r\n" + WHOLE,

@@ -11,6 +11,8 @@ import uvloop
 from support.wire import Request
 
 DRAIN_S = 30
+IDLE_MAX_S = 4.0
+"""The server closes a connection on which nothing comes for the time of a head; a client must not count on one."""
 CONNECTIONS_MAX = 400
 """More than the server takes at a time; where even these are all under way, a request is not sent and counted."""
 
@@ -72,6 +74,8 @@ async def _open(port: int, make: Callable[[], tuple[str, Request]], per_s: float
     unsent = 0
 
     async def one(name: str, request: Request) -> None:
+        while idle and time.monotonic() - idle[0].used_s > IDLE_MAX_S:
+            idle.popleft().close()
         connection = idle.pop() if idle else await _Connection.open(port)
         found = await connection.ask(name, request)
         sent.append(found)
@@ -106,6 +110,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._data = b""
         self._waiting: asyncio.Future[bytes] | None = None
+        self.used_s = 0.0
 
     @classmethod
     async def open(cls, port: int) -> "_Connection":
@@ -141,6 +146,7 @@ class _Connection(asyncio.Protocol):
             return Sent(name, 0, retry_after=False, sent_s=sent_s, took_s=0.0)
         self._transport.write(request.head + request.body)
         head = await self._waiting
+        self.used_s = time.monotonic()
         status = int(head.split(b" ", 2)[1]) if head else 0
         return Sent(name, status, b"\nretry-after:" in head.lower(), sent_s, time.monotonic() - sent_s)
 

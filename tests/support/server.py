@@ -34,7 +34,8 @@ class Server:
     @property
     def url(self) -> str:
         """Where it serves."""
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "https" if "CHATLEDGER_TLS_CERTIFICATE" in self._env else "http"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:

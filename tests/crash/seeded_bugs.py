@@ -1,0 +1,96 @@
+"""Bugs that are put into the product for a control: a harness that does not find them is worth nothing."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from projections import batch, build, views
+from service import committer, database, erasure, location, restore, signing
+
+
+def _with_less_sync(real: Callable[..., Any]) -> Callable[..., Any]:
+    def open_writer(*arguments: Any, synchronous: str, **more: Any) -> Any:
+        del synchronous
+        return real(*arguments, synchronous="normal", **more)
+
+    return open_writer
+
+
+def _nothing(*_: Any) -> None:
+    """No sync, no line."""
+
+
+def _position_first(db: Any, ledger_db: Any, projections: Any, *, start: int, end: int) -> None:
+    """The views' position in one transaction, their rows in the next."""
+    real_leaf = ledger_db.execute("SELECT leaf FROM events WHERE position = ?", (end,)).get
+    old = db.execute("SELECT position, leaf FROM views").fetchone()
+    with database.immediate(db):
+        db.execute("UPDATE views SET position = ?, leaf = ?", (end, real_leaf))
+    with database.immediate(db):
+        db.execute("UPDATE views SET position = ?, leaf = ?", old)
+        db.execute(batch.TAKE_TO, (end,))
+
+
+def _write_apart(self: committer.Committer, group: Any, records: Any) -> None:
+    """The ledger in a transaction of its own, then the views by `_position_first`."""
+    from service import ledger, tree
+
+    grown = self._tree.copy()
+    completed = grown.append([record.leaf for record in records])
+    with database.immediate(self.ledger):
+        ledger.write_streams(self.ledger, group.streams)
+        for row in ledger.rows(records):
+            self.ledger.execute(f"INSERT INTO events VALUES ({', '.join('?' * 11)})", row)
+        if records:
+            self.ledger.execute("UPDATE tree SET size = ?, frontier = ?", (grown.size, grown.encode()))
+        tree.extend_tiles(self.ledger, completed)
+        self._remember(group)
+    self._tree = grown
+    if records:
+        _position_first(self.ledger, self.ledger, (), start=self.views.position, end=group.position)
+
+
+def _list_after(real_list: Callable[..., None], real_remove: Callable[..., None]) -> dict[str, Callable[..., None]]:
+    waiting: list[tuple[Any, ...]] = []
+
+    def remove(*arguments: Any) -> None:
+        real_remove(*arguments)
+        while waiting:
+            real_list(*waiting.pop())
+
+    return {"_list": lambda *arguments: waiting.append(arguments), "_remove_payloads": remove}
+
+
+def _changes(bug: str | None) -> Iterator[Any]:
+    match bug:
+        case "synchronous_normal":
+            yield patch.object(database, "_open_writer", _with_less_sync(database._open_writer))
+        case "views_position_first":
+            yield patch.object(committer.Committer, "_write", _write_apart)
+            yield patch.object(views, "take_to", _position_first)
+            yield patch.object(build, "take_to", _position_first)
+        case "no_folder_sync":
+            for module in (location, views, erasure, restore, signing):
+                if hasattr(module, "sync_folder"):
+                    yield patch.object(module, "sync_folder", _nothing)
+        case "list_after_erasing":
+            changed = _list_after(erasure._list, erasure._remove_payloads)
+            yield patch.multiple(erasure, **changed)
+        case "answer_before_commit" | None:
+            return
+        case _:
+            raise ValueError(bug)
+
+
+@contextmanager
+def put_in(bug: str | None) -> Iterator[None]:
+    """Have the product make a mistake; `answer_before_commit` is made by the harness, which gives the answers."""
+    changes = list(_changes(bug))
+    for change in changes:
+        change.start()
+    try:
+        yield
+    finally:
+        for change in changes:
+            change.stop()
