@@ -160,8 +160,7 @@ def hold(location: Location, settings: Settings) -> Iterator["Committer"]:
         LedgerLocked: a server or another command writes to it.
         RefusedToStart: rule 10.
     """
-    if not location.memory:
-        location.folder.mkdir(parents=True, exist_ok=True)
+    location.make_folder()
     with exclusive(location):
         committer = Committer(location, settings, Views(location, settings, projection.load(settings.projections)))
         committer.open()

@@ -71,6 +71,13 @@ def _forget_statistics() -> None:
 _forget_statistics()
 
 
+class UnfinishedTransaction(RefusedToStart):
+    """A power cut has left a journal beside the file: whoever may write to it plays it back by opening it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} has an unfinished transaction; the next start of the server finishes it.")
+
+
 def check_sqlite() -> None:
     """Refuse an SQLite that can lose a commit.
 
@@ -148,7 +155,7 @@ def open_ledger_reader(location: Location, settings: Settings) -> Connection:
     """A connection that can only read the ledger.
 
     Raises:
-        RefusedToStart: it is not there, not ours, or of a newer schema.
+        RefusedToStart: it is not there, not ours, of a newer schema, or only a writer can open it now.
         LedgerDamaged: it is no SQLite database, or a damaged one.
     """
     name = Path(location.ledger).name
@@ -158,6 +165,8 @@ def open_ledger_reader(location: Location, settings: Settings) -> Connection:
         _check_is_ledger(connection, name)
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise LedgerDamaged(f"{name} is not an SQLite database, or is damaged; it was left as it is.") from error
+    except apsw.ReadOnlyError as error:
+        raise UnfinishedTransaction(name) from error
     except RefusedToStart:
         if connection is not None:
             connection.close()
@@ -203,7 +212,7 @@ def open_ledger(location: Location, settings: Settings) -> Connection:
             if not _has_content(location.ledger):
                 _make_ledger(location, settings)
             # Look before opening for writing: `journal_mode=wal` would already change a file that is not ours.
-            open_ledger_reader(location, settings).close()
+            _look_at_ledger(location, settings)
             connection = _open_writer(location.ledger, location, settings, synchronous="full")
         _migrate(connection, name)
     except (apsw.NotADBError, apsw.CorruptError) as error:
@@ -211,6 +220,22 @@ def open_ledger(location: Location, settings: Settings) -> Connection:
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
         raise RefusedToStart(f"{name} cannot be opened for writing: check its owner and permissions.") from error
     return connection
+
+
+def _look_at_ledger(location: Location, settings: Settings) -> None:
+    """Make sure that it is a ledger, and of a schema that we know.
+
+    A restored ledger is not in write-ahead mode until its first start. A power cut in that start leaves a journal, with
+    which no reader may open the file: then its header alone has to do, in which that transaction changes the mode.
+    """
+    try:
+        open_ledger_reader(location, settings).close()
+    except UnfinishedTransaction:
+        name = f"{Path(location.ledger).as_uri()}?immutable=1"
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        connection = _open(name, memory=False, flags=flags, busy_timeout_ms=settings.busy_timeout_ms)
+        with contextlib.closing(connection):
+            _check_is_ledger(connection, Path(location.ledger).name)
 
 
 def _has_content(name: str) -> bool:

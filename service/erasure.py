@@ -22,7 +22,7 @@ from service.committer import Committer, Submission
 from service.database import Connection, SQLiteValue
 from service.errors import DomainError, ErasurePending
 from service.events import SESSION_CREATED, SESSION_UPDATED, SessionErased
-from service.location import Location, sync_folder
+from service.location import Location, put_in_place, sync_folder
 from service.merkle import commitment
 
 LIST = ".erasures"
@@ -98,8 +98,10 @@ def finish(committer: Committer, *, wait_ms: int) -> bool:
                 database.write_anew(name, location, committer.settings)
         with database.immediate(db):
             db.executemany(_REWRITTEN, [(position,) for position, _ in fresh])
-    if pending and not location.memory and not database.cut_logs(db, wait_ms=wait_ms):
-        return False
+    if pending and not location.memory:
+        if not database.cut_logs(db, wait_ms=wait_ms):
+            return False
+        sync_folder(location.folder)  # views of before, which are removed, have it too
     if pending:
         with database.immediate(db):
             db.executemany(_DONE, [(position,) for position, _, _ in pending])
@@ -151,15 +153,16 @@ def _list(db: Connection, location: Location, positions: list[int]) -> None:
         lines.append(msgspec.json.encode(line) + b"\n")
     if not lines:
         return
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # Written anew, not added to: of a write at the end a power cut may leave the line's end without its beginning.
+    text = path.read_bytes() if path.exists() else b""
+    unfinished = path.with_name(path.name + ".new")
+    descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "r+b") as file:
-        whole = file.read().rfind(b"\n") + 1  # a crash in the middle of a line: that erasure is written again
-        file.seek(whole)
-        file.truncate()
+        file.write(text[: text.rfind(b"\n") + 1])
         file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
-    sync_folder(path.parent)
+    put_in_place(str(unfinished), str(path))
 
 
 def listed_in(path: Path) -> Iterator[Erasure]:

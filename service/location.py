@@ -57,15 +57,32 @@ class Location(msgspec.Struct, frozen=True):
         """The folder of the files."""
         return Path(self.ledger).parent
 
+    def make_folder(self) -> None:
+        """Make the folder of the files, if it is not there, so that it is there also after a power cut."""
+        if self.memory:
+            return
+        missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            sync_folder(made.parent)
+
     def views(self, generation: int) -> str:
         """The name of the views of one generation."""
         return f"{self.ledger}.views.{generation:06d}.db"
 
     def remove_unfinished_views(self) -> None:
-        """Remove what a crash in the middle of a rebuild has left."""
-        if not self.memory:
-            for leftover in self.folder.glob(f"{glob.escape(Path(self.ledger).name)}.views.*{BUILDING}*"):
-                leftover.unlink(missing_ok=True)
+        """Remove what a crash in the middle of a rebuild has left, or in the middle of a removal: logs without views.
+
+        These have what was erased since, and a later generation of their number would take them for its own.
+        """
+        if self.memory:
+            return
+        name = glob.escape(Path(self.ledger).name)
+        for leftover in self.folder.glob(f"{name}.views.*{BUILDING}*"):
+            leftover.unlink(missing_ok=True)
+        for log in self.folder.glob(f"{name}.views.*.db-*"):
+            if not log.with_name(log.name.rpartition("-")[0]).exists():
+                log.unlink(missing_ok=True)
 
     def generations(self) -> list[int]:
         """The numbers of the views files that are there, in order."""

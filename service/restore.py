@@ -35,7 +35,10 @@ _LATER_ERASURES = """SELECT s.key, s.tenant_id, s.session_id, e.schema, e.actor,
   WHERE e.position > ? AND e.type = 'session.erased' ORDER BY e.position"""
 _INSERT = "INSERT INTO main.events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-COPIED = frozenset({"ledger", "streams", "events", "idempotency", "commitments", "erasures", "tree", "tiles"})
+_KEY_USES = "INSERT INTO main.key_uses SELECT * FROM source.key_uses"
+COPIED = frozenset(
+    {"ledger", "streams", "events", "idempotency", "commitments", "erasures", "tree", "tiles", "key_uses"}
+)
 """The ledger's tables as `_copy_to` knows them; the tree's are built from the leaves."""
 
 Progress = Callable[[int, int], None]
@@ -72,7 +75,7 @@ def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int 
     if not source.is_file():
         raise RefusedToStart(f"There is no backup at {source}.")
     try:
-        location.folder.mkdir(parents=True, exist_ok=True)
+        location.make_folder()
         with exclusive(location):
             found = _restore(location, settings, source, steps, to_position)
     except OSError as error:
@@ -176,6 +179,8 @@ def _copy_to(source: Connection, name: str, settings: Settings, position: int, o
             for table, query in (("commitments", _COMMITMENTS), ("erasures", _ERASURES)):
                 if database.has_table(source, table):  # an older schema has none
                     target.execute(query, (position,))
+            if database.has_table(source, "key_uses"):
+                target.execute(_KEY_USES)
             _erase_again(target, position)
         target.execute("DETACH source")
         tree.rebuild(target)

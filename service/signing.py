@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from service.errors import RefusedToStart, UnsoundProof
-from service.location import Location
+from service.location import Location, sync_folder
 from service.merkle import HASH_BYTES
 from service.settings import Settings
 
@@ -183,4 +183,5 @@ def _make(path: Path, name: str) -> Signer:
         file.flush()
         os.fsync(file.fileno())
     unfinished.rename(path)
+    sync_folder(path.parent)  # before a head is handed out: after a power cut another key would sign
     return signer

@@ -501,7 +501,7 @@ def test_an_erased_session_is_no_tampering(evidence: Evidence, tmp_path: Path) -
         store.commit_all(submit(session, EraseSession(reason="asked for")))
         assert erasure.finish(store.committer, wait_ms=1_000)
         signer = signer_of(store.location, store.settings, ledger.identity(store.ledger))
-        proof = run(store.tenant().proof(session, signer))
+        proof = run(store.audit().proof(session, signer))
     with closing(sqlite3.connect(copy.path)) as db:
         assert db.execute("SELECT count(*) FROM events WHERE payload IS NULL").fetchone()[0] > 2
     _remove_logs(copy.path)

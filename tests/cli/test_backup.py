@@ -496,7 +496,7 @@ def test_an_older_schema_is_brought_up_to_date_in_the_copy(tmp_path: Path) -> No
     old = database.open_unfinished(settings.database_path, settings)
     with database.immediate(old):
         old.execute("DROP TRIGGER events_erased")
-        for table in ("erasures", "tiles", "tree", "commitments"):
+        for table in ("key_uses", "erasures", "tiles", "tree", "commitments"):
             old.execute(f"DROP TABLE {table}")
         old.pragma("user_version", 1)
     database.close_as_one_file(old)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
+import json
+
 import httpx
 import pytest
 from support import gated_projection
@@ -13,7 +15,7 @@ from support.server import Server
 from support.store import Store, append, create, delete, message, remove
 from support.tables import dump
 
-from service.location import exclusive, note_address
+from service.location import Address, exclusive, note_address
 
 ROOT = Path(__file__).parents[2]
 HELLO = {"role": "user", "content": "Hello"}
@@ -50,7 +52,9 @@ def test_a_replay_beside_a_server_is_the_servers(server: Server, client: httpx.C
     """It ends once the new views are live, shows how far it was, and the server has not stopped."""
     assert client.post("/v1/sessions", json={"id": "s", "messages": [HELLO]}).status_code == 201
     ledger = Path(server.database)
-    assert ledger.with_name("ledger.db.lock").read_text() == server.url + "\n"
+    note = ledger.with_name("ledger.db.lock")
+    assert json.loads(note.read_text())["url"] == server.url
+    assert note.stat().st_mode & 0o777 == 0o600
     done = run("replay", "--database", ledger, cwd=ledger.parent)
     assert (done.returncode, done.stdout) == (0, f"the server at {server.url} has rebuilt its views: generation 2\n")
     assert "replay: " in done.stderr
@@ -127,7 +131,7 @@ def test_a_replay_beside_another_command_is_refused(ledger: Path) -> None:
 def test_an_address_from_before_is_not_asked(ledger: Path) -> None:
     """Whoever holds the ledger next has begun with an empty note."""
     with Store(ledger) as store:
-        note_address(store.location, "http://127.0.0.1:9")
+        note_address(store.location, Address("http://127.0.0.1:9", "cll_nobody"))
         with pytest.raises(AssertionError, match="does not answer"):
             succeed("replay", "--database", ledger, cwd=ledger.parent)
     with exclusive(store.location):

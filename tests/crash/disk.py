@@ -279,11 +279,11 @@ def _has_folder(name: str, names: dict[str, int | None]) -> bool:
     return not folder or (names.get(folder) == -1 and _has_folder(folder, names))
 
 
-def images(trace: Trace, seed: int, variants: Callable[[int], int], start: int = 0) -> Iterator[tuple[Disk, Image]]:
-    """The images of all operations from *start* on, *variants* (of the operation's number) each."""
+def images(trace: Trace, seed: int, variants: range) -> Iterator[Image]:
+    """The images behind each operation of these *variants*."""
     disk = Disk(trace)
-    for number in range(len(trace.ops)):
-        disk.step()
-        if number >= start:
-            for variant in range(variants(number)):
-                yield disk, disk.image(seed, variant)
+    for _ in trace.ops:
+        op = disk.step()
+        # What was sent or acknowledged changes no disk, but what is asked of it.
+        for variant in variants if op.kind != "mark" else range(min(len(FIXED), len(variants))):
+            yield disk.image(seed, variant)

@@ -53,7 +53,7 @@ class Examiner:
     def __init__(self, scenario: Scenario, scratch: Path) -> None:
         self._scenario = scenario
         self._scratch = scratch
-        self._rebuilt: dict[tuple[Row, ...], dict[str, Any]] = {}
+        self._rebuilt: dict[tuple[str, tuple[Row, ...]], dict[str, Any]] = {}
         self.rebuilds = 0
 
     def examine(self, root: Path, *, go_on: bool) -> Recovered:
@@ -83,7 +83,7 @@ class Examiner:
             found.erased = erasure.finish(committer, wait_ms=RETRY_TIMEOUT_MS)
             found.rows = read_rows(committer.ledger)
             found.root = verify_ledger(committer.ledger).root()
-            live, rebuilt = dump(committer.views.db), self._rebuild(committer, found.rows)
+            live, rebuilt = dump(committer.views.db), self._rebuild(committer, found)
             found.differing = sorted(
                 name for name in live.keys() | rebuilt.keys() if live.get(name) != rebuilt.get(name)
             )
@@ -95,8 +95,8 @@ class Examiner:
                 each.name for each in (root / "data").iterdir() if CANARY.encode() in each.read_bytes()
             ]
 
-    def _rebuild(self, committer: Committer, rows: list[Row]) -> dict[str, Any]:
-        key = tuple(rows)
+    def _rebuild(self, committer: Committer, found: Recovered) -> dict[str, Any]:
+        key = (found.identity, tuple(found.rows))
         if key not in self._rebuilt:
             self.rebuilds += 1
             if len(self._rebuilt) > 500:

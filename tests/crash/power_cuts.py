@@ -1,17 +1,19 @@
 """Power cuts: scenarios are recorded, and started again on the disks that a power cut at any operation may leave."""
 
+import logging
 import os
 import pickle
-import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from time import monotonic
+
+import structlog
 
 from crash import seeded_bugs
 from crash.account import Account
@@ -26,8 +28,9 @@ GO_ON_EVERY = 8
 """On so many of the images one is written to after its start."""
 KEPT = 3
 """Failing images of a scenario that are kept, with the trace."""
-SHARD_IMAGES = 4_000
-"""So many images are of one recording at the most; the next ones are of another."""
+ROUNDS_MAX = 100
+SHARD_IMAGES = 2_000
+"""So many images are of one recording; the next ones are of another."""
 
 
 @dataclass(frozen=True)
@@ -70,43 +73,45 @@ def record(scenario: Scenario, *, bug: str | None = None) -> Recording:
         shutil.rmtree(folder)
 
 
-def play(recording: Recording, seed: int, count: int, keep: Path | None, *, bug: str | None = None) -> tuple[Counter[str], list[str]]:
-    """Start on *count* images of a recording, spread over its operations.
+def play(recording: Recording, seed: int, count: int, keep: Path | None) -> tuple[Counter[str], list[str]]:
+    """Start on *count* different images of a recording or a few more, spread over its operations.
 
     Returns:
         Counts, and the violations in words.
     """
     trace, scenario = recording.trace, BY_NAME[recording.scenario]
-    chance = random.Random(f"{seed}/{scenario.name}")
     counts: Counter[str] = Counter()
     violations: list[str] = []
     known: dict[bytes, Recovered] = {}
     scratch = fast_folder()
-    changing = sum(op.kind != "mark" for op in trace.ops)
-    each, rest = divmod(count, max(changing, 1))
     try:
         examiner, judge = Examiner(scenario, scratch), Judge(recording.account)
-        variants = lambda number: max(len(FIXED), each + (chance.random() < rest / max(changing, 1)))  # noqa: E731
-        with seeded_bugs.put_in(bug):
-            for _, image in images(trace, seed, variants):
-                counts["images"] += 1
-                digest = image.digest()
-                found = known.get(digest)
-                if found is None:
-                    counts["different images"] += 1
-                    found = known[digest] = start_on(image, examiner, scratch, go_on=len(known) % GO_ON_EVERY == 0)
-                wrong = judge.violations(found, image.operation)
-                if wrong:
-                    where = f"scenario {scenario.name!r}, seed {seed}, operation {image.operation}, variant {image.variant}"
-                    what = f"{where} ({trace.describe(image.operation)}): {'; '.join(wrong)}"
-                    if keep is not None and len(violations) < KEPT:
-                        _keep(keep, recording, seed, image)
-                    violations.append(what)
-        counts["operations"] += changing
-        counts["rebuilds to compare with"] += examiner.rebuilds
+        for image in _rounds(trace, seed, lambda: len(known) < count):
+            counts["images built"] += 1
+            digest = image.digest()
+            found = known.get(digest)
+            if found is None:
+                found = known[digest] = start_on(image, examiner, scratch, go_on=len(known) % GO_ON_EVERY == 0)
+            wrong = judge.violations(found, image.operation)
+            if wrong:
+                where = f"scenario {scenario.name!r}, seed {seed}, operation {image.operation}, variant {image.variant}"
+                if keep is not None and len(violations) < KEPT:
+                    _keep(keep, recording, seed, image)
+                violations.append(f"{where} ({trace.describe(image.operation)}): {'; '.join(wrong)}")
+        counts["images"] = len(known)
+        counts["operations"] = sum(op.kind != "mark" for op in trace.ops)
+        counts["rebuilds to compare with"] = examiner.rebuilds
     finally:
         shutil.rmtree(scratch)
     return counts, violations
+
+
+def _rounds(trace: Trace, seed: int, more: Callable[[], bool]) -> Iterator[Image]:
+    """The fixed images of each operation, then so many by chance in each round as long as *more* are wanted."""
+    for start in range(0, ROUNDS_MAX * len(FIXED), len(FIXED)):
+        yield from images(trace, seed, range(start, start + len(FIXED)))
+        if not more():
+            return
 
 
 def start_on(image: Image, examiner: Examiner, scratch: Path, *, go_on: bool) -> Recovered:
@@ -135,8 +140,8 @@ def replay(kept: Path, seed: int, operation: int, variant: int) -> tuple[Recover
     recording: Recording = pickle.loads(kept.read_bytes())  # noqa: S301  # our own
     scratch = fast_folder()
     try:
-        for _, image in images(recording.trace, seed, lambda number: variant + 1 if number == operation else 0):
-            if image.variant == variant:
+        for image in images(recording.trace, seed, range(variant, variant + 1)):
+            if image.operation == operation:
                 found = start_on(image, Examiner(BY_NAME[recording.scenario], scratch), scratch, go_on=True)
                 return found, Judge(recording.account).violations(found, operation)
     finally:
@@ -144,11 +149,11 @@ def replay(kept: Path, seed: int, operation: int, variant: int) -> tuple[Recover
     raise ValueError("there is no such operation")
 
 
-def _do(part: _Part) -> tuple[str, Counter[str], list[str]]:
+def _do(part: _Part) -> tuple[Counter[str], list[str]]:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     recording = record(BY_NAME[part.scenario], bug=part.bug)
     keep = None if part.keep is None else Path(part.keep)
-    counts, violations = play(recording, part.seed, part.images, keep)
-    return part.scenario, counts, violations
+    return play(recording, part.seed, part.images, keep)
 
 
 def run_power_cuts(
@@ -161,7 +166,7 @@ def run_power_cuts(
     processes: int = PROCESSES,
     keep: Path | None = None,
 ) -> Result:
-    """Start on *count* images or a few more: each operation has four at the least.
+    """Start on *count* different images or a few more: each operation has four at the least.
 
     Args:
         count: How many images.
@@ -184,15 +189,14 @@ def run_power_cuts(
     began_s, done = monotonic(), 0
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(_do, each) for each in parts]):
-            name, counts, violations = future.result()
+            counts, violations = future.result()
             findings.counts.update(counts)
             for violation in violations:
                 findings.violation(violation)
             done += counts["images"]
             progress(done, max(done, count))
-            del name
     findings.counts["scenarios"] = len(names)
-    different = max(1, findings.counts["different images"])
+    different = max(1, findings.counts["images"])
     milliseconds = (monotonic() - began_s) * 1000 * processes / different
-    findings.notes.append(f"{milliseconds:.2f} ms of a processor for each different image")
+    findings.notes.append(f"{milliseconds:.2f} ms of a processor for each image")
     return findings.result()

@@ -11,11 +11,10 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from support.credentials import TENANT_A, TENANT_B, U1, U2, Credential
-from support.places import Place, Session, World
+from support.places import Json, Place, Session, World
 from support.references import fill
 from support.wire import Answer, Request
 
-Json = dict[str, Any]
 NAMES = {400: "invalid-request", 401: "unauthenticated", 403: "forbidden", 404: "not-found", 412: "version-conflict"}
 NAMES |= {422: "idempotency-mismatch"}
 IGNORED_HEADERS = ("date", "x-request-id", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset")
@@ -194,7 +193,17 @@ def cells(world: World, document: Json, rules: Mapping[str, Rule]) -> Iterator[C
                     strangers = world.strangers(credential) if "foreign" in kind else [None]
                     for stranger in strangers:
                         cell = Cell(
-                            world, operation, rule, method.upper(), path, known, credential, parameter, kind, outcome, stranger
+                            world,
+                            operation,
+                            rule,
+                            method.upper(),
+                            path,
+                            known,
+                            credential,
+                            parameter,
+                            kind,
+                            outcome,
+                            stranger,
                         )
                         if is_possible(cell):
                             yield cell
@@ -276,4 +285,3 @@ def prepare(cell: Cell) -> tuple[Ask, bool]:
         ask.body["tenant_id"] = TENANT_A
     made = fill(cell, ask)
     return ask, changing or made
-

@@ -8,6 +8,7 @@ from typing import Any
 from support.credentials import TENANT_B, Credential
 from support.wire import Request, Wire
 
+Json = dict[str, Any]
 VERSION = 3
 """Of each session here: it was made, with two messages."""
 
@@ -45,11 +46,18 @@ class Place:
         self.homonym: Session | None = None
         world.must(self.clerk, "POST", f"/v1/sessions/{self.make().id}/erase", {"reason": self.canary})
 
-    def make(self, session_id: str | None = None, *, maker: Credential | None = None, user: str | None = None) -> Session:
+    def make(
+        self, session_id: str | None = None, *, maker: Credential | None = None, user: str | None = None
+    ) -> Session:
         """A new session, by this place's maker."""
         made = Session(session_id or fresh("s"), (fresh("m"), fresh("m")))
         talk = [
-            {"id": id_, "role": "user", "content": f"{self.canary}said", "metadata": {"about": f"{self.canary}metadata"}}
+            {
+                "id": id_,
+                "role": "user",
+                "content": f"{self.canary}said",
+                "metadata": {"about": f"{self.canary}metadata"},
+            }
             for id_ in made.messages
         ]
         body = {
@@ -88,7 +96,12 @@ class World:
         return mine.make(other.make().id)
 
     def must(
-        self, credential: Credential, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+        self,
+        credential: Credential,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Json:
         """A request that has to succeed, and its document."""
         answer = self.wire.ask(Request.of(method, path, body, **credential.headers, **(headers or {})))

@@ -259,4 +259,3 @@ SPECIAL: dict[tuple[str, str], Fill] = {
     ("user_id", "null"): _nobody,
     ("Idempotency-Key", ""): _retry,
 }
-

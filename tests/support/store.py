@@ -28,6 +28,7 @@ from service.reach import Reach
 from service.settings import Settings
 from service.state import SessionState
 from service.tenant import Tenant
+from service.tenant_audit import TenantAudit
 
 if TYPE_CHECKING:
     from service.readers import Readers
@@ -125,6 +126,11 @@ class Store:
             writer=cast("Writer", _InlineWriter(self)),
             readers=cast("Readers", _InlineReaders(self)),
         )
+
+    def audit(self, tenant_id: str = "default") -> TenantAudit:
+        """What an auditor of that tenant can see."""
+        readers = cast("Readers", _InlineReaders(self))
+        return TenantAudit(Reach(OPEN, tenant_id, "test"), settings=self.settings, readers=readers)
 
     def __enter__(self) -> Self:
         return self.open()
