@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run check format test test-fast bench clean
+.PHONY: help run check format test test-fast crash bench clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -41,6 +41,9 @@ test: $(DEV_INSTALLED) ## The whole test suite
 
 test-fast: $(DEV_INSTALLED) ## The tests that one runs all the time
 	$(BIN)/pytest -m 'not slow' -q
+
+crash: $(DEV_INSTALLED) ## The long form of the fault tests, an hour, into docs/reliability.md
+	cd tests && ../$(BIN)/python -m crash.long_form
 
 bench: $(DEV_INSTALLED) ## The benchmarks, into docs/benchmarks.md
 	cd tests && ../$(BIN)/python -m benchmarks

@@ -1,12 +1,11 @@
 """`chatledger replay`: beside a server, and as a check that changes nothing."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
-import json
-
 import httpx
 import pytest
 from support import gated_projection
