@@ -12,9 +12,12 @@ from typing import Any
 
 import apsw
 import msgspec
-
 from crash.account import LEAF, PAYLOAD, RECORDED_AT, SALT, STREAM, TYPE, Account, Row, read_rows
 from crash.scenarios import ERASED, Scenario, settings_of, take_backup
+from support.canary import CANARY
+from support.store import create, message
+from support.tables import dump, rows_of
+
 from projections.build import Builder
 from projections.views import BUILT_IN
 from service import database, erasure, ledger
@@ -24,9 +27,6 @@ from service.location import Location
 from service.merkle import Frontier
 from service.signing import signer_of
 from service.verify import verify_ledger
-from support.canary import CANARY
-from support.store import create, message
-from support.tables import dump, rows_of
 
 RETRY_TIMEOUT_MS = 100
 
@@ -91,9 +91,7 @@ class Examiner:
                 (outcome,) = committer.commit([create("probe-of-the-harness", message("m1"))])
                 assert isinstance(outcome, Committed), outcome
         if any(row[3] == ERASED and row[TYPE] == "session.erased" for row in found.rows):
-            found.canary_in = [
-                each.name for each in (root / "data").iterdir() if CANARY.encode() in each.read_bytes()
-            ]
+            found.canary_in = [each.name for each in (root / "data").iterdir() if CANARY.encode() in each.read_bytes()]
 
     def _rebuild(self, committer: Committer, found: Recovered) -> dict[str, Any]:
         key = (found.identity, tuple(found.rows))
@@ -168,7 +166,11 @@ class Judge:
         if count < len(self._roots) and found.root != self._roots[count] and not remade:
             wrong.append(f"I5: the root of {count} events is another one")
         for kind, value in (("identity", found.identity), ("key", found.key)):
-            wrong += [f"I5: the {kind} was {each}, and is {value}" for each in account.known(kind, operation)[-1:] if each != value]
+            wrong += [
+                f"I5: the {kind} was {each}, and is {value}"
+                for each in account.known(kind, operation)[-1:]
+                if each != value
+            ]
         if not found.erased or found.canary_in:
             wrong.append(f"I6: what was erased is not gone: {found.canary_in}")
         if found.unlisted:

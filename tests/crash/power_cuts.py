@@ -14,7 +14,6 @@ from pathlib import Path
 from time import monotonic
 
 import structlog
-
 from crash import seeded_bugs
 from crash.account import Account
 from crash.disk import FIXED, Image, Recorder, Trace, images

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-
 from crash.account import Account, Fact, Group, read_rows
 from crash.disk import Recorder
+from support.canary import CANARY
+from support.store import append, appending, create, delete, message, remove, submit, update
+
 from service import backup, database, erasure, ledger, restore, tree
 from service.checkpointer import Checkpointer
 from service.commands import CreateKey, EraseSession
@@ -23,8 +25,6 @@ from service.rebuilder import Rebuilder
 from service.settings import Settings
 from service.signing import signer_of
 from service.writer import Writer
-from support.canary import CANARY
-from support.store import append, appending, create, delete, message, remove, submit, update
 
 BUSY_TIMEOUT_MS = 200
 ERASED = "secret"

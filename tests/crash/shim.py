@@ -194,7 +194,7 @@ class Shim:
                     len(call.data),
                     offset,
                 ),
-            )  # noqa: E501
+            )
 
         def on_truncate(at: int, size: int) -> int:
             call = Call("truncate", files[at].path, sqlite=True, file=files[at].number, size=size)

@@ -94,8 +94,10 @@ GOLDEN: list[tuple[str, int, bytes, EventData]] = [
     (
         "key.created",
         1,
-        b'{"key_id":"k_0123456789Ab","sha256":"00ff","scopes":["read","write"],"tenant_id":"acme","name":"web",'
-        b'"expires_at":"2024-05-15T15:00:00.000001Z"}',
+        (
+            b'{"key_id":"k_0123456789Ab","sha256":"00ff","scopes":["read","write"],"tenant_id":"acme","name":"web",'
+            b'"expires_at":"2024-05-15T15:00:00.000001Z"}'
+        ),
         KeyCreated("k_0123456789Ab", "00ff", ("read", "write"), "acme", "web", "2024-05-15T15:00:00.000001Z"),
     ),
     ("key.created", 1, b'{"key_id":"k_0","sha256":"00","scopes":[]}', KeyCreated("k_0", "00", ())),
