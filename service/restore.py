@@ -126,7 +126,7 @@ def _remove_all(name: str) -> None:
     for generation in location.generations():
         remove(location.views(generation))
     location.remove_unfinished_views()
-    for suffix in (".lock", erasure.LIST):
+    for suffix in (".lock", erasure.LIST, erasure.LIST + ".new"):
         Path(name + suffix).unlink(missing_ok=True)
     remove(name)
 

@@ -9,6 +9,7 @@ The product's own calls are taken in the module `os`.
 
 import ctypes
 import errno
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -73,20 +74,124 @@ class Watcher(Protocol):
 class _File(msgspec.Struct):
     number: int
     path: str
-    methods: Any
-    fresh_log: bool
+    fresh_log: bool  # its first sync has the folder's names on the disk too
+
+
+class _Sqlite:
+    """The functions in SQLite's tables. They are put there once and stay: files may be closed at any time."""
+
+    def __init__(self) -> None:
+        self.shim: Shim | None = None
+        self._files: dict[int, _File] = {}
+        self._kept: list[Any] = []
+        self._tables: dict[int, Any] = {}
+        pointer = ctypes.c_void_p()
+        with closing(apsw.Connection(":memory:")) as db:
+            db.file_control("main", apsw.SQLITE_FCNTL_VFS_POINTER, ctypes.addressof(pointer))
+        vfs = (ctypes.c_void_p * 12).from_address(pointer.value or 0)
+        self._real_open, self._real_delete = _Open(vfs[_VFS_OPEN] or 0), _Delete(vfs[_VFS_DELETE] or 0)
+        self._real_access = _Access(vfs[_VFS_ACCESS] or 0)
+        self._put(vfs, _VFS_OPEN, _Open, self._open)
+        self._put(vfs, _VFS_DELETE, _Delete, self._delete)
+        self._put(vfs, _VFS_ACCESS, _Access, self._access)
+
+    def _put(self, table: Any, place: int, kind: Any, function: Callable[..., int]) -> None:
+        made = kind(function)
+        self._kept.append(made)
+        table[place] = ctypes.cast(made, ctypes.c_void_p).value
+
+    def _concerns(self, path: str) -> bool:
+        return self.shim is not None and (not path or self.shim.concerns(path))
+
+    def _around(self, call: Call, act: Callable[[], int]) -> int:
+        shim = self.shim
+        return act() if shim is None else shim.watcher.around(call, act)
+
+    def _open(self, vfs: int, name: int | None, file: int, flags: int, out: int | None) -> int:
+        path = ctypes.string_at(name).decode() if name else ""
+        shim = self.shim
+        if shim is None or not self._concerns(path):
+            return self._real_open(vfs, name, file, flags, out)
+        number = shim.next_number()
+        creates = bool(flags & _OPEN_CREATE and not os.path.exists(path))
+        call = Call("open", path, sqlite=True, file=number, creates=creates)
+        code = self._around(call, lambda: self._real_open(vfs, name, file, flags, out))
+        methods = ctypes.c_void_p.from_address(file)
+        if code != apsw.SQLITE_OK:
+            methods.value = None
+        elif methods.value:
+            if methods.value not in self._tables:
+                self._tables[methods.value] = self._table((ctypes.c_void_p * _METHODS).from_address(methods.value))
+            self._files[file] = _File(number, path, bool(flags & _LOGS and flags & _OPEN_CREATE))
+            methods.value = ctypes.addressof(self._tables[methods.value])
+        return code
+
+    def _delete(self, vfs: int, name: int, sync: int) -> int:
+        path = ctypes.string_at(name).decode()
+        if not self._concerns(path):
+            return self._real_delete(vfs, name, sync)
+        call = Call("delete", path, sqlite=True, syncs_folder=bool(sync))
+        return self._around(call, lambda: self._real_delete(vfs, name, sync))
+
+    def _access(self, vfs: int, name: int, flags: int, out: int) -> int:
+        path = ctypes.string_at(name).decode()
+        if not self._concerns(path):
+            return self._real_access(vfs, name, flags, out)
+        return self._around(Call("access", path, sqlite=True), lambda: self._real_access(vfs, name, flags, out))
+
+    def _table(self, real: Any) -> Any:
+        table = (ctypes.c_void_p * _METHODS)(*real)
+        close, read, write = _Close(real[_CLOSE]), _Move(real[_READ]), _Move(real[_WRITE])
+        truncate, sync, measure = _Truncate(real[_TRUNCATE]), _Sync(real[_SYNC]), _Size(real[_SIZE])
+        around, files = self._around, self._files
+
+        def call(kind: str, at: int, **more: Any) -> Call:
+            return Call(kind, files[at].path, sqlite=True, file=files[at].number, **more)
+
+        def on_close(at: int) -> int:
+            files.pop(at, None)
+            return close(at)
+
+        def on_read(at: int, to: int, count: int, offset: int) -> int:
+            return around(call("read", at, offset=offset, size=count), lambda: read(at, to, count, offset))
+
+        def on_write(at: int, source: int, count: int, offset: int) -> int:
+            asked = call("write", at, offset=offset, data=ctypes.string_at(source, count))
+            # A short write takes the first part of what was asked.
+            return around(asked, lambda: write(at, source, len(asked.data), offset))
+
+        def on_truncate(at: int, size: int) -> int:
+            return around(call("truncate", at, size=size), lambda: truncate(at, size))
+
+        def on_sync(at: int, flags: int) -> int:
+            file = files[at]
+            code = around(call("sync", at, syncs_folder=file.fresh_log), lambda: sync(at, flags))
+            if code == apsw.SQLITE_OK:
+                file.fresh_log = False
+            return code
+
+        def on_size(at: int, out: int) -> int:
+            return around(call("size", at), lambda: measure(at, out))
+
+        self._put(table, _CLOSE, _Close, on_close)
+        self._put(table, _READ, _Move, on_read)
+        self._put(table, _WRITE, _Move, on_write)
+        self._put(table, _TRUNCATE, _Truncate, on_truncate)
+        self._put(table, _SYNC, _Sync, on_sync)
+        self._put(table, _SIZE, _Size, on_size)
+        return table
+
+
+_sqlite: list[_Sqlite] = []
 
 
 class Shim:
-    """The functions in SQLite's and the interpreter's tables, while it is active. Only one may be at a time."""
+    """What is between, while it is active. Only one may be at a time."""
 
     def __init__(self, root: Path, watcher: Watcher) -> None:
+        self.watcher = watcher
         self._root = str(root)
-        self._watcher = watcher
-        self._files: dict[int, _File] = {}
-        self._count = 0
-        self._kept: list[Any] = []
-        self._tables: dict[int, Any] = {}
+        self._numbers = itertools.count(1)
         self._descriptors: dict[int, tuple[str, int]] = {}
         self._real: dict[str, Any] = {}
 
@@ -94,13 +199,14 @@ class Shim:
         """Whether the file is one of those that are watched."""
         return path == self._root or path.startswith(self._root + os.sep)
 
+    def next_number(self) -> int:
+        """Of a file that is being opened."""
+        return next(self._numbers)
+
     def __enter__(self) -> Self:
-        pointer = ctypes.c_void_p()
-        with closing(apsw.Connection(":memory:")) as db:
-            db.file_control("main", apsw.SQLITE_FCNTL_VFS_POINTER, ctypes.addressof(pointer))
-        self._vfs = (ctypes.c_void_p * 12).from_address(pointer.value or 0)
-        self._saved = list(self._vfs)
-        self._install_vfs()
+        if not _sqlite:
+            _sqlite.append(_Sqlite())
+        _sqlite[0].shim = self
         for name in ("open", "close", "fsync", "ftruncate", "replace", "rename", "unlink", "mkdir", "fdopen"):
             self._real[name] = getattr(os, name)
             setattr(os, name, getattr(self, f"_os_{name}"))
@@ -111,116 +217,7 @@ class Shim:
     ) -> None:
         for name, function in self._real.items():
             setattr(os, name, function)
-        for place in (_VFS_OPEN, _VFS_DELETE, _VFS_ACCESS):
-            self._vfs[place] = self._saved[place]
-
-    # SQLite
-
-    def _put(self, table: Any, place: int, kind: Any, function: Callable[..., int]) -> None:
-        made = kind(function)
-        self._kept.append(made)
-        table[place] = ctypes.cast(made, ctypes.c_void_p).value
-
-    def _install_vfs(self) -> None:
-        real_open, real_delete = _Open(self._saved[_VFS_OPEN] or 0), _Delete(self._saved[_VFS_DELETE] or 0)
-        real_access = _Access(self._saved[_VFS_ACCESS] or 0)
-
-        def on_open(vfs: int, name: int | None, file: int, flags: int, out: int | None) -> int:
-            path = ctypes.string_at(name).decode() if name else ""
-            if path and not self.concerns(path):
-                return real_open(vfs, name, file, flags, out)
-            self._count += 1
-            number = self._count
-            call = Call(
-                "open", path, sqlite=True, file=number, creates=bool(flags & _OPEN_CREATE and not os.path.exists(path))
-            )
-            code = self._watcher.around(call, lambda: real_open(vfs, name, file, flags, out))
-            if code == apsw.SQLITE_OK:
-                self._wrap(file, _File(number, path, None, bool(flags & _LOGS and flags & _OPEN_CREATE)))
-            else:
-                ctypes.c_void_p.from_address(file).value = None
-            return code
-
-        def on_delete(vfs: int, name: int, sync: int) -> int:
-            path = ctypes.string_at(name).decode()
-            if not self.concerns(path):
-                return real_delete(vfs, name, sync)
-            call = Call("delete", path, sqlite=True, syncs_folder=bool(sync))
-            return self._watcher.around(call, lambda: real_delete(vfs, name, sync))
-
-        def on_access(vfs: int, name: int, flags: int, out: int) -> int:
-            path = ctypes.string_at(name).decode()
-            if not self.concerns(path):
-                return real_access(vfs, name, flags, out)
-            return self._watcher.around(Call("access", path, sqlite=True), lambda: real_access(vfs, name, flags, out))
-
-        self._put(self._vfs, _VFS_OPEN, _Open, on_open)
-        self._put(self._vfs, _VFS_DELETE, _Delete, on_delete)
-        self._put(self._vfs, _VFS_ACCESS, _Access, on_access)
-
-    def _wrap(self, address: int, file: _File) -> None:
-        methods = ctypes.c_void_p.from_address(address)
-        if not methods.value:
-            return
-        if methods.value not in self._tables:
-            self._tables[methods.value] = self._table((ctypes.c_void_p * _METHODS).from_address(methods.value))
-        self._files[address] = file
-        methods.value = ctypes.addressof(self._tables[methods.value])
-
-    def _table(self, real: Any) -> Any:
-        table = (ctypes.c_void_p * _METHODS)(*real)
-        close, read, write = _Close(real[_CLOSE]), _Move(real[_READ]), _Move(real[_WRITE])
-        truncate, sync, measure = _Truncate(real[_TRUNCATE]), _Sync(real[_SYNC]), _Size(real[_SIZE])
-        around, files = self._around, self._files
-
-        def on_close(at: int) -> int:
-            files.pop(at, None)
-            return close(at)
-
-        def on_read(at: int, to: int, count: int, offset: int) -> int:
-            call = Call("read", files[at].path, sqlite=True, file=files[at].number, offset=offset, size=count)
-            return around(call, lambda: read(at, to, count, offset))
-
-        def on_write(at: int, source: int, count: int, offset: int) -> int:
-            data = ctypes.string_at(source, count)
-            call = Call("write", files[at].path, sqlite=True, file=files[at].number, offset=offset, data=data)
-            return around(
-                call,
-                lambda: write(
-                    at,
-                    ctypes.addressof(ctypes.create_string_buffer(call.data, len(call.data)))
-                    if len(call.data) != count
-                    else source,
-                    len(call.data),
-                    offset,
-                ),
-            )
-
-        def on_truncate(at: int, size: int) -> int:
-            call = Call("truncate", files[at].path, sqlite=True, file=files[at].number, size=size)
-            return around(call, lambda: truncate(at, size))
-
-        def on_sync(at: int, flags: int) -> int:
-            file = files[at]
-            call = Call("sync", file.path, sqlite=True, file=file.number, syncs_folder=file.fresh_log)
-            code = around(call, lambda: sync(at, flags))
-            if code == apsw.SQLITE_OK:
-                file.fresh_log = False
-            return code
-
-        def on_size(at: int, out: int) -> int:
-            return around(Call("size", files[at].path, sqlite=True, file=files[at].number), lambda: measure(at, out))
-
-        self._put(table, _CLOSE, _Close, on_close)
-        self._put(table, _READ, _Move, on_read)
-        self._put(table, _WRITE, _Move, on_write)
-        self._put(table, _TRUNCATE, _Truncate, on_truncate)
-        self._put(table, _SYNC, _Sync, on_sync)
-        self._put(table, _SIZE, _Size, on_size)
-        return table
-
-    def _around(self, call: Call, act: Callable[[], int]) -> int:
-        return self._watcher.around(call, act)
+        _sqlite[0].shim = None
 
     # The product's own calls
 
@@ -229,8 +226,7 @@ class Shim:
         real = self._real["open"]
         if not isinstance(name, str) or not self.concerns(name):
             return int(real(path, flags, mode, **more))
-        self._count += 1
-        number = self._count
+        number = self.next_number()
         made: list[int] = []
 
         def act() -> int:
@@ -239,7 +235,7 @@ class Shim:
 
         creates = bool(flags & os.O_CREAT) and not os.path.lexists(name)
         empties = bool(flags & os.O_TRUNC)
-        self._watcher.around(Call("open", name, sqlite=False, file=number, creates=creates, empties=empties), act)
+        self.watcher.around(Call("open", name, sqlite=False, file=number, creates=creates, empties=empties), act)
         self._descriptors[made[0]] = (name, number)
         return made[0]
 
@@ -254,7 +250,7 @@ class Shim:
             real(descriptor)
             return
         kind = "sync_folder" if os.path.isdir(name) else "sync"
-        self._watcher.around(Call(kind, name, sqlite=False, file=number), lambda: real(descriptor) or 0)
+        self.watcher.around(Call(kind, name, sqlite=False, file=number), lambda: real(descriptor) or 0)
 
     def _os_ftruncate(self, descriptor: int, size: int) -> None:
         real = self._real["ftruncate"]
@@ -263,7 +259,7 @@ class Shim:
             real(descriptor, size)
             return
         call = Call("truncate", name, sqlite=False, file=number, size=size)
-        self._watcher.around(call, lambda: real(descriptor, size) or 0)
+        self.watcher.around(call, lambda: real(descriptor, size) or 0)
 
     def _os_replace(self, source: Any, target: Any, **more: Any) -> None:
         self._move(self._real["replace"], source, target, more)
@@ -277,21 +273,21 @@ class Shim:
             real(source, target, **more)
             return
         call = Call("replace", name, sqlite=False, target=final)
-        self._watcher.around(call, lambda: real(source, target, **more) or 0)
+        self.watcher.around(call, lambda: real(source, target, **more) or 0)
 
     def _os_unlink(self, path: Any, **more: Any) -> None:
         name, real = os.fspath(path), self._real["unlink"]
         if not isinstance(name, str) or not self.concerns(name) or not os.path.lexists(name):
             real(path, **more)
             return
-        self._watcher.around(Call("delete", name, sqlite=False), lambda: real(path, **more) or 0)
+        self.watcher.around(Call("delete", name, sqlite=False), lambda: real(path, **more) or 0)
 
     def _os_mkdir(self, path: Any, mode: int = 0o777, **more: Any) -> None:
         name, real = os.fspath(path), self._real["mkdir"]
         if not isinstance(name, str) or not self.concerns(name) or os.path.lexists(name):
             real(path, mode, **more)
             return
-        self._watcher.around(Call("mkdir", name, sqlite=False), lambda: real(path, mode, **more) or 0)
+        self.watcher.around(Call("mkdir", name, sqlite=False), lambda: real(path, mode, **more) or 0)
 
     def _os_fdopen(self, descriptor: int, *arguments: Any, **more: Any) -> Any:
         if descriptor in self._descriptors:
@@ -303,7 +299,7 @@ class Shim:
         name, number = self._descriptors[descriptor]
         offset = os.lseek(descriptor, 0, os.SEEK_CUR)
         call = Call("write", name, sqlite=False, file=number, offset=offset, data=data)
-        return self._watcher.around(call, lambda: os.write(descriptor, call.data))
+        return self.watcher.around(call, lambda: os.write(descriptor, call.data))
 
 
 class _OpenFile:

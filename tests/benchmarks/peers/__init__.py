@@ -1,0 +1,1 @@
+"""The stores that others use, started and driven beside ours."""
