@@ -1,6 +1,7 @@
 # Everything here makes its own virtual environment first; only Python 3.11 or newer and make are needed.
 
 PYTHON ?= python3
+EVENTS ?= 10000000
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -46,7 +47,11 @@ crash: $(DEV_INSTALLED) ## The long form of the fault tests, an hour, into docs/
 	cd tests && ../$(BIN)/python -m crash.long_form
 
 bench: $(DEV_INSTALLED) ## The benchmarks, into docs/benchmarks.md
+	cd tests && ../$(BIN)/python -m benchmarks.peers.install
 	cd tests && ../$(BIN)/python -m benchmarks
+
+bench-large: $(DEV_INSTALLED) ## A ledger of EVENTS events (10,000,000: half an hour, 20 GB)
+	cd tests && ../$(BIN)/python -m benchmarks --only large --large-events $(EVENTS)
 
 clean: ## Remove the virtual environment and caches, never data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -5,6 +5,7 @@ take from it. What cannot be trusted is not repaired but built anew, in a new fi
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from projections import batch, feed, messages, sessions
@@ -53,6 +54,11 @@ class Views:
         if self._db is None:
             raise Overloaded("The views are not open.", retry_after_s=5)
         return self._db
+
+    @property
+    def is_open(self) -> bool:
+        """Whether they are attached."""
+        return self._db is not None
 
     @property
     def beside(self) -> str:
@@ -157,7 +163,11 @@ class Views:
         else:
             built.close()
             put_in_place(name, self._location.views(generation))
-            self._swap(ledger_db, generation)
+            try:
+                self._swap(ledger_db, generation)
+            except BaseException:
+                self._give_up(ledger_db, generation)
+                raise
         self.discard_older()
 
     def take_over(self, ledger_db: Connection, name: str, generation: int) -> None:
@@ -175,11 +185,19 @@ class Views:
         try:
             self._swap(ledger_db, generation)
         except BaseException:
-            database.detach_views(ledger_db)
-            self._attach(ledger_db, self.generation)
-            batch.prepare_append(ledger_db, self.projections)
-            remove(self._location.views(generation))
+            self._give_up(ledger_db, generation)
+            with suppress(database.SQLError):  # if not, they are not open, and the next group opens all anew
+                self._attach(ledger_db, self.generation)
+                batch.prepare_append(ledger_db, self.projections)
             raise
+
+    def _give_up(self, ledger_db: Connection, generation: int) -> None:
+        """Detach and remove views that could not take the place of the live ones."""
+        self._db = None
+        with suppress(database.SQLError):
+            database.detach_views(ledger_db)
+        with suppress(OSError):  # then it stays, and is the newest one at the next start
+            remove(self._location.views(generation))
 
     def _swap(self, ledger_db: Connection, generation: int) -> None:
         self.close()

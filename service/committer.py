@@ -158,16 +158,17 @@ def hold(location: Location, settings: Settings) -> Iterator["Committer"]:
 
     Raises:
         LedgerLocked: a server or another command writes to it.
-        RefusedToStart: rule 10.
+        RefusedToStart: rule 10, or the storage fails: in the block too, where it is not the answer to a command.
     """
-    location.make_folder()
-    with exclusive(location):
-        committer = Committer(location, settings, Views(location, settings, projection.load(settings.projections)))
-        committer.open()
-        try:
-            yield committer
-        finally:
-            committer.close()
+    with database.storage_failures_named():
+        location.make_folder()
+        with exclusive(location):
+            committer = Committer(location, settings, Views(location, settings, projection.load(settings.projections)))
+            committer.open()
+            try:
+                yield committer
+            finally:
+                committer.close()
 
 
 def _refusal(what: str, error: Exception) -> DomainError:
@@ -263,10 +264,13 @@ class Committer:
         """Checkpoint and close both files."""
         connection, self._ledger = self._ledger, None
         if connection is not None:
-            if not self.location.memory:
-                database.checkpoint_at_end(connection)
-            self.views.close()
-            connection.close()
+            try:
+                if not self.location.memory:
+                    database.checkpoint_at_end(connection)
+                self.views.close()
+            finally:
+                self.views.forget()
+                connection.close()
 
     def commit(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """Decide each of *submissions* in turn and commit all of their events together.
@@ -335,6 +339,8 @@ class Committer:
 
     def _open_again(self) -> None:
         """After a failed `reopen`: try again before each group, so that no restart is needed."""
+        if self._ledger is not None and not self.views.is_open and not self.location.memory:
+            self._let_go()  # a swap failed, and so did the way back
         if self._ledger is None:
             try:
                 self._open_with_views()

@@ -97,12 +97,23 @@ def _open(name: str, *, memory: bool, flags: int, busy_timeout_ms: int) -> Conne
         name, flags = f"file:{name}?vfs=memdb", apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         flags |= apsw.SQLITE_OPEN_URI
     connection = apsw.Connection(name, flags=flags, statementcachesize=STATEMENTS_CACHED)
-    connection.set_busy_timeout(busy_timeout_ms)
-    connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
-    connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
-    connection.pragma("trusted_schema", False)  # noqa: FBT003
-    connection.pragma("cache_size", -CACHE_KIB)
+    with _closed_on_failure(connection):
+        connection.set_busy_timeout(busy_timeout_ms)
+        connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+        connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
+        connection.pragma("trusted_schema", False)  # noqa: FBT003
+        connection.pragma("cache_size", -CACHE_KIB)
     return connection
+
+
+@contextmanager
+def _closed_on_failure(connection: Connection) -> Iterator[None]:
+    """Whoever keeps the error does not keep the connection open, and with it its locks."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _open_writer(
@@ -110,15 +121,16 @@ def _open_writer(
 ) -> Connection:
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
     connection = _open(name, memory=location.memory, flags=flags, busy_timeout_ms=settings.busy_timeout_ms)
-    connection.pragma("page_size", page_bytes)
-    connection.pragma("journal_mode", "wal")
-    connection.pragma("synchronous", synchronous)
-    connection.pragma("fullfsync", True)  # noqa: FBT003  # on macOS a plain fsync stops in the disk's cache
-    connection.pragma("foreign_keys", True)  # noqa: FBT003
-    connection.pragma("recursive_triggers", True)  # noqa: FBT003
-    connection.pragma("temp_store", "memory")
-    connection.wal_autocheckpoint(settings.wal_checkpoint_pages)
-    limit_log(connection, "main", pages=settings.wal_checkpoint_pages)
+    with _closed_on_failure(connection):
+        connection.pragma("page_size", page_bytes)
+        connection.pragma("journal_mode", "wal")
+        connection.pragma("synchronous", synchronous)
+        connection.pragma("fullfsync", True)  # noqa: FBT003  # on macOS a plain fsync stops in the disk's cache
+        connection.pragma("foreign_keys", True)  # noqa: FBT003
+        connection.pragma("recursive_triggers", True)  # noqa: FBT003
+        connection.pragma("temp_store", "memory")
+        connection.wal_autocheckpoint(settings.wal_checkpoint_pages)
+        limit_log(connection, "main", pages=settings.wal_checkpoint_pages)
     return connection
 
 
@@ -144,8 +156,9 @@ def open_reader(name: str, location: Location, settings: Settings) -> Connection
             flags=apsw.SQLITE_OPEN_READONLY,
             busy_timeout_ms=settings.busy_timeout_ms,
         )
-        connection.pragma("query_only", True)  # noqa: FBT003
-        connection.pragma("schema_version")  # SQLite opens the file only now
+        with _closed_on_failure(connection):
+            connection.pragma("query_only", True)  # noqa: FBT003
+            connection.pragma("schema_version")  # SQLite opens the file only now
     except apsw.CantOpenError as error:
         raise RefusedToStart(f"{Path(name).name} cannot be opened for reading.") from error
     return connection
@@ -214,7 +227,8 @@ def open_ledger(location: Location, settings: Settings) -> Connection:
             # Look before opening for writing: `journal_mode=wal` would already change a file that is not ours.
             _look_at_ledger(location, settings)
             connection = _open_writer(location.ledger, location, settings, synchronous="full")
-        _migrate(connection, name)
+        with _closed_on_failure(connection):
+            _migrate(connection, name)
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise LedgerDamaged(f"{name} is not an SQLite database, or is damaged; it was left as it is.") from error
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
@@ -521,6 +535,21 @@ def snapshot(connection: Connection) -> Iterator[None]:
         yield
     finally:
         connection.execute("ROLLBACK")
+
+
+@contextmanager
+def storage_failures_named() -> Iterator[None]:
+    """Say in words that the storage fails, where there is no caller to answer but somebody who starts or stops us.
+
+    Raises:
+        RefusedToStart: instead of what SQLite or the operating system say.
+    """
+    try:
+        yield
+    except (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
+        raise RefusedToStart(f"The storage fails: {error}.") from error
+    except OSError as error:
+        raise RefusedToStart(f"The storage fails: {error.strerror or error}.") from error
 
 
 @contextmanager

@@ -166,10 +166,17 @@ class Rebuilder:
                 log.exception("rebuild failed", generation=job.generation)
         finally:
             if not self._location.memory:
-                remove(job.name)
-                remove(job.name + ASIDE)
+                self._remove(job)
             with self._lock:
                 self._job = None
+
+    def _remove(self, job: _Job) -> None:
+        """Remove what is left. If the disk does not let us, the next rebuild or start does: others may be begun."""
+        try:
+            remove(job.name)
+            remove(job.name + ASIDE)
+        except OSError:
+            log.warning("rebuild not removed", generation=job.generation, exc_info=True)
 
     def _build(self, job: _Job) -> None:
         """Fill the file, check it, catch up, and have it on the disk and closed."""

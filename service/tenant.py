@@ -251,7 +251,7 @@ class Tenant:
         """The command that copies a session as of *version*, or as it is now.
 
         Raises:
-            NotFound: readers see no such session.
+            NotFound: readers see no such session, or the caller's user did not have it at that version.
             InvalidRequest: it was never at that version, or has too many messages.
         """
 
@@ -267,6 +267,8 @@ class Tenant:
                     field="$.version",
                 )
             fork = _fork(ForkedFrom(source_id, wanted), events, title)
+            if self.user_id not in {None, fork.created.user_id}:
+                raise NotFound("session")
             if sum(map(message_bytes, fork.messages)) > self._settings.fork_bytes_max:
                 raise TooLarge("session's messages", limit_bytes=self._settings.fork_bytes_max)
             return fork

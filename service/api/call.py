@@ -74,7 +74,8 @@ class Call(Request[Any, Any, Any]):
     def audit(self) -> TenantAudit:
         """The history that this request's caller may see."""
         services = self.services
-        return TenantAudit(self._reach(), settings=services.settings, readers=services.readers)
+        reach = self._reach(may_be_system=self.caller.may_see_system)
+        return TenantAudit(reach, settings=services.settings, readers=services.readers)
 
     def keys(self) -> TenantKeys:
         """The keys that this request's caller may manage."""
@@ -89,15 +90,17 @@ class Call(Request[Any, Any, Any]):
         caller: Caller = self.scope["state"]["caller"]
         return caller
 
-    def _reach(self) -> Reach:
+    def _reach(self, *, may_be_system: bool = False) -> Reach:
         """The caller in its tenant: its credential's, or, where that has none, the one that `X-Tenant-Id` names.
+
+        `$system` can only be looked at: whoever erased its stream would have opened the doors.
 
         Raises:
             InvalidRequest: the header is no id.
         """
         caller = self.caller
         named = self.header(b"x-tenant-id")
-        if named is not None and not is_id(named) and not (named == SYSTEM_TENANT and caller.may_see_system):
+        if named is not None and not is_id(named) and not (named == SYSTEM_TENANT and may_be_system):
             raise InvalidRequest(f"A tenant is {ID_RULE}.", field="X-Tenant-Id")
         tenant_id = caller.tenant_id
         if tenant_id is None:

@@ -9,6 +9,7 @@ import msgspec
 from benchmarks import conversations, generate
 from benchmarks.generator import Generator
 from benchmarks.load import Load, Request
+from benchmarks.peers.install import Peers
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,20 +23,47 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     rebuild_rounds: int = 3
     import_messages: int
     import_rounds: int
+    peer_rounds: int
+    store_s: int
+    peer_import_messages: int
+    large_events: int
 
 
-FULL = Scale(rounds=5, round_s=4, ledger_events=200_000, import_messages=100_000, import_rounds=3)
-QUICK = Scale(rounds=2, round_s=1, ledger_events=40_000, import_messages=20_000, import_rounds=1)
+FULL = Scale(
+    rounds=5,
+    round_s=4,
+    ledger_events=200_000,
+    import_messages=100_000,
+    import_rounds=3,
+    peer_rounds=3,
+    store_s=3,
+    peer_import_messages=500_000,
+    large_events=10_000_000,
+)
+QUICK = Scale(
+    rounds=2,
+    round_s=1,
+    ledger_events=40_000,
+    import_messages=20_000,
+    import_rounds=1,
+    peer_rounds=1,
+    store_s=1,
+    peer_import_messages=20_000,
+    large_events=40_000,
+)
 
 
 class Bench:
     """One run of the program. `folder` is temporary, on the disk that is measured."""
 
-    def __init__(self, folder: Path, scale: Scale, generator: Generator, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, scale: Scale, generator: Generator, say: Callable[[str], None], *, peers: Peers
+    ) -> None:
         self.folder = folder
         self.scale = scale
         self.generator = generator
         self.say = say
+        self.peers = peers
 
     def drive(self, url: str, request: Request, *, connections: int | None = None, seconds: int | None = None) -> Load:
         """One round of load; by default as long, and over as many connections, as the scale says."""

@@ -12,13 +12,19 @@ _BIG = 100
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the table: what was measured, once a round. `bar` is the least median that passes."""
+    """One row of the table: what was measured, once a round.
+
+    `bar` is the least median that passes, `at_most` the greatest. What could not be measured has no values but a
+    reason, `missing`: it is shown, and fails nothing.
+    """
 
     section: str
     name: str
     unit: str
-    values: Sequence[float]
+    values: Sequence[float] = ()
     bar: float | None = None
+    at_most: float | None = None
+    missing: str = ""
 
     @property
     def median(self) -> float:
@@ -27,12 +33,17 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def passes(self) -> bool:
-        """Whether there is no bar, or the median reaches it."""
-        return self.bar is None or self.median >= self.bar
+        """Whether there is no bar that the median misses."""
+        if self.missing:
+            return True
+        return (self.bar is None or self.median >= self.bar) and (self.at_most is None or self.median <= self.at_most)
 
     def cells(self) -> tuple[str, str, str, str, str]:
         """What the table shows: name, median, range, unit and bar."""
-        bar = "" if self.bar is None else f"{'PASS' if self.passes else 'FAIL'} (≥ {shown(self.bar)})"
+        if self.missing:
+            return self.name, "not measured", "", self.unit, self.missing
+        bars = [f"{sign} {shown(bar)}" for sign, bar in (("≥", self.bar), ("≤", self.at_most)) if bar is not None]
+        bar = f"{'PASS' if self.passes else 'FAIL'} ({', '.join(bars)})" if bars else ""
         spread = f"{shown(min(self.values))} … {shown(max(self.values))}" if len(self.values) > 1 else ""
         return self.name, shown(self.median), spread, self.unit, bar
 

@@ -1,7 +1,7 @@
 """Large inputs, replicated from conversations: a ledger through the committer, and a file to import."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,18 @@ def ledger(path: Path, conversations: list[Conversation], *, events: int) -> Non
     with offline.writing(Settings(database_path=str(path))) as committer:
         coming = islice(submissions(conversations), events)
         while group := list(islice(coming, GROUP_COMMANDS)):
-            for outcome in committer.commit(group):
-                if not isinstance(outcome, Committed):
-                    raise GeneratingFailed(f"{outcome}")
+            check(committer.commit(group))
+
+
+def check(outcomes: Iterable[object]) -> None:
+    """See that each was committed.
+
+    Raises:
+        GeneratingFailed: one was refused.
+    """
+    for outcome in outcomes:
+        if not isinstance(outcome, Committed):
+            raise GeneratingFailed(f"{outcome}")
 
 
 def submissions(conversations: list[Conversation], *, prefix: str = "") -> Iterator[Submission]:

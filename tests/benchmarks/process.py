@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -26,34 +26,22 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
 
 
-class Server:
-    """One process of `launch.py`, with its ledger in *folder*. A context manager.
+class Process:
+    """One process that serves, started in *folder*, which says its URL on standard output. A context manager."""
 
-    *settings* are further ones, by their names without the prefix; *credential* is shown with each call.
-    """
-
-    def __init__(
-        self,
-        kind: str,
-        folder: Path,
-        *,
-        log_level: str = "info",
-        credential: str = "",
-        settings: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.url = ""
-        self.credential = credential
-        self._settings = {f"CHATLEDGER_{name}": value for name, value in (settings or {}).items()}
-        self._arguments = [kind, str(folder / "ledger.db"), log_level]
+        self.credential = ""
+        self._command = command
         self._folder = folder
+        self._environment = environment
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "benchmarks.launch", *self._arguments]
         self._process = subprocess.Popen(
-            command,
+            self._command,
             cwd=self._folder,
-            env={**environment(), **self._settings},
+            env=dict(self._environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -63,7 +51,7 @@ class Server:
         self.url = self._process.stdout.readline().strip()
         if not self.url:
             self.__exit__()
-            raise ServerFailed(f"The server did not start; see why with: {' '.join(command)}")
+            raise ServerFailed(f"The server did not start; see why with: {' '.join(self._command)}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,12 +73,12 @@ class Server:
         fields = text.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S * 1e6
 
-    def metric(self, name: str) -> float:
-        """The value of one of its metrics that have no labels."""
-        found = re.search(rf"^chatledger_{name} (\S+)$", self.call("GET", "/metrics").decode(), re.MULTILINE)
-        if found is None:
-            raise ServerFailed(f"There is no metric {name}.")
-        return float(found[1])
+    def resident_mb(self) -> float:
+        """Resident memory now, in millions of bytes, mapped pages of files included (proc(5): VmRSS, in KiB)."""
+        assert self._process is not None
+        found = re.search(r"^VmRSS:\s*(\d+) kB$", Path(f"/proc/{self._process.pid}/status").read_text(), re.MULTILINE)
+        assert found is not None
+        return int(found[1]) * 1024 / 1e6
 
     def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """The body of one answer.
@@ -111,3 +99,31 @@ class Server:
         if not 200 <= answer.status < 300:
             raise ServerFailed(f"{method} {path} was answered {answer.status}: {text[:200]!r}")
         return text
+
+
+class Server(Process):
+    """One process of `launch.py`, with its ledger in *folder*.
+
+    *settings* are further ones, by their names without the prefix; *credential* is shown with each call.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        *,
+        log_level: str = "info",
+        credential: str = "",
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        given = {f"CHATLEDGER_{name}": value for name, value in (settings or {}).items()}
+        command = [sys.executable, "-m", "benchmarks.launch", kind, str(folder / "ledger.db"), log_level]
+        super().__init__(command, folder, {**environment(), **given})
+        self.credential = credential
+
+    def metric(self, name: str) -> float:
+        """The value of one of its metrics that have no labels."""
+        found = re.search(rf"^chatledger_{name} (\S+)$", self.call("GET", "/metrics").decode(), re.MULTILINE)
+        if found is None:
+            raise ServerFailed(f"There is no metric {name}.")
+        return float(found[1])

@@ -13,6 +13,7 @@ from benchmarks.process import Server
 
 SECTION = "Reads"
 MESSAGES = 50
+BAR = 0.25
 
 
 def run(bench: Bench) -> Iterator[Figure]:
@@ -60,6 +61,8 @@ def _measure(bench: Bench, server: Server, title: str, kind: str, paths: list[st
     ours, static = speeds.values()
     for name, values in speeds.items():
         yield Figure(section=SECTION, name=name, unit="requests/s", values=values)
-    yield Figure(section=SECTION, name=f"{title} ÷ its bytes from memory", unit="ratio", values=ratios(ours, static))
+    yield Figure(
+        section=SECTION, name=f"{title} ÷ its bytes from memory", unit="ratio", values=ratios(ours, static), bar=BAR
+    )
     yield Figure(section=SECTION, name=f"{title}: latency p99", unit="ms", values=latencies)
     yield Figure(section=SECTION, name=f"{title}: answer", unit="bytes", values=[float(len(answer))])

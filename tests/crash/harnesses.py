@@ -1,4 +1,4 @@
-"""The harnesses that work with real processes, with the numbers of their short and of their long form."""
+"""The harnesses, with the numbers of their short and of their long form."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,10 +7,12 @@ from crash.clocks import run_clocks
 from crash.findings import Progress, Result
 from crash.full_disk import run_full_disk
 from crash.history import run_history
+from crash.io_faults import run_io_faults
 from crash.kills import run_kills
 from crash.long_readers import run_long_readers
 from crash.lost_answers import run_lost_answers
 from crash.overload import run_overload
+from crash.power_cuts import run_power_cuts
 from crash.tool_kills import run_tool_kills
 
 
@@ -25,6 +27,8 @@ class Harness:
 
 
 HARNESSES = {
+    "power cuts": Harness(run_power_cuts, "images", 20_000, 200_000),
+    "failing calls": Harness(run_io_faults, "faults", 3_000, 20_000),
     "kills": Harness(run_kills, "kills", 50, 1_000),
     "kills of commands": Harness(run_tool_kills, "kills", 24, 500),
     "full disk": Harness(run_full_disk, "times full", 3, 50),

@@ -98,19 +98,19 @@ class Injector:
     def __init__(self, fault: Fault | None, at: int) -> None:
         self.calls: list[Call] = []
         self.hit: Call | None = None
-        self._fault, self._at = fault, at
+        self.fault, self._at = fault, at
         self._lock = threading.Lock()
         self._count = 0
 
     def heal(self) -> None:
         """From now on nothing goes wrong."""
-        self._fault = None
+        self.fault = None
 
     def around(self, call: Call, act: Callable[[], int]) -> int:
         """Do it, or fail."""
         with self._lock:
             self._count += 1
-            number, fault = self._count, self._fault
+            number, fault = self._count, self.fault
             if self._at == 0:
                 self.calls.append(msgspec.structs.replace(call, data=call.data[:2]))
         due = fault is not None and (number == self._at or (fault.lasting and number > self._at))
@@ -135,7 +135,10 @@ class House:
         self.wrong: list[str] = []
         self.sent: list[tuple[str, int, Any]] = []  # request id, events, outcome
         self.acknowledged = 0
+        self.refused = ""
         self._runner = asyncio.Runner()
+        self._reader: Any = None
+        self._reading = ""
         self._stack = ExitStack()
         self._committer: Committer | None = None
         self._writer: Writer | None = None
@@ -176,6 +179,7 @@ class House:
             self._runner.run(begin())
             stack.callback(self.wait, writer.close)
             self._stack = stack.pop_all()
+        self.read()
 
     def wait(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """The result of what takes no longer than it may."""
@@ -218,21 +222,36 @@ class House:
         """Whether a command before was refused, on which a later one may have built."""
         return any(isinstance(outcome, CLEAR) for _, _, outcome in self.sent)
 
+    def _follow_views(self) -> None:
+        """Readers stay open, as a server's do, and go over to views that were built anew."""
+        name = self.committer.views.name
+        if name == self._reading:
+            return
+        try:
+            reader = database.open_reader(name, self.committer.location, self.committer.settings)
+        except RefusedToStart:
+            # SQLite has to make its shared memory, for which a full disk has no room: the old views go on.
+            if self._reader is None or self.injector.fault is None:
+                raise
+            return
+        if self._reader is not None:
+            self._reader.close()
+        self._reader, self._reading = reader, name
+
     def read(self) -> None:
         """A reader sees all that was acknowledged, if it is not reading that fails."""
-        fault = self.injector._fault
+        fault = self.injector.fault
         try:
-            views = self.committer.views.name
-            with closing(database.open_reader(views, self.committer.location, self.committer.settings)) as db:
-                position = int(db.execute("SELECT position FROM views").get)
-                db.execute("SELECT count(*) FROM messages").get  # noqa: B018  # pages of it are read
+            self._follow_views()
+            position = int(self._reader.execute("SELECT position FROM views").get)
+            self._reader.execute("SELECT count(*), sum(length(payload)) FROM messages").fetchall()
         except (RefusedToStart, apsw.Error) as error:
             if isinstance(error, apsw.Error) and database.to_domain_error(error) is None:
                 self.wrong.append(f"an unclear answer to a read: {error!r}")
             if fault is None or fault.kind != "eio":
                 self.wrong.append(f"a read failed: {error!r}")
         else:
-            if position < self.acknowledged:
+            if position < self.acknowledged and self._reading == self.committer.views.name:
                 self.wrong.append(f"a reader sees position {position}, {self.acknowledged} was acknowledged")
 
     def rebuild(self) -> None:
@@ -263,6 +282,8 @@ class House:
     def stop(self) -> None:
         """Stop as a server does."""
         try:
+            if self._reader is not None:
+                self._reader.close()
             self._stack.close()
         except Exception as error:  # noqa: BLE001  # what comes is judged
             self.note("stop", error)
@@ -310,8 +331,10 @@ def _tool(house: House, work: Callable[[], Any], again: Callable[[], Any]) -> No
     except Exception as error:  # noqa: BLE001  # what comes is judged
         house.note("tool", error)
         house.injector.heal()
-        with suppress(RefusedToStart):  # a failed sync of the folder: it has its name already
+        try:
             again()
+        except RefusedToStart as refused:  # a failed sync of the folder: it has its name already
+            house.refused = str(refused)
     house.injector.heal()
 
 
@@ -319,7 +342,7 @@ def _backup(house: House) -> None:
     _tool(house, lambda: take_backup(house.root), lambda: take_backup(house.root))
     path = house.root / "backups" / "copy.db"
     if not path.exists():
-        house.wrong.append("a backup on a disk that is well again was not made")
+        house.wrong.append(f"a backup on a disk that is well again was not made: {house.refused}")
 
 
 def _restored(name: str, to_position: int | None) -> Callable[[House], None]:
@@ -330,7 +353,7 @@ def _restored(name: str, to_position: int | None) -> Callable[[House], None]:
             lambda: restore_here(house.root, name, to_position),
         )
         if not Path(settings_of(house.root).database_path).exists():
-            house.wrong.append("a restore on a disk that is well again was not done")
+            house.wrong.append(f"a restore on a disk that is well again was not done: {house.refused}")
 
     return restore
 

@@ -62,6 +62,39 @@ def _list_after(real_list: Callable[..., None], real_remove: Callable[..., None]
     return {"_list": lambda *arguments: waiting.append(arguments), "_remove_payloads": remove}
 
 
+@contextmanager
+def _immediate_without_doubt(connection: database.Connection) -> Iterator[None]:
+    """A COMMIT that failed did not happen: nothing was written, and the connection goes on."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        database._roll_back(connection)
+        raise
+
+
+@contextmanager
+def _autocommit_without_doubt() -> Iterator[None]:
+    """The same."""
+    yield
+
+
+@contextmanager
+def _answered_all_the_same(connection: database.Connection) -> Iterator[None]:
+    """A COMMIT that failed is no reason not to answer."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database._roll_back(connection)
+        raise
+    try:
+        connection.execute("COMMIT")
+    except database.SQLError:
+        database._roll_back(connection)
+
+
 def _changes(bug: str | None) -> Iterator[Any]:
     match bug:
         case "synchronous_normal":
@@ -77,6 +110,11 @@ def _changes(bug: str | None) -> Iterator[Any]:
         case "list_after_erasing":
             changed = _list_after(erasure._list, erasure._remove_payloads)
             yield patch.multiple(erasure, **changed)
+        case "failed_commit_taken_for_none":
+            yield patch.object(database, "immediate", _immediate_without_doubt)
+            yield patch.object(database, "autocommit", _autocommit_without_doubt)
+        case "failed_sync_taken_for_success":
+            yield patch.object(database, "immediate", _answered_all_the_same)
         case "answer_before_commit" | None:
             return
         case _:

@@ -210,9 +210,11 @@ def cells(world: World, document: Json, rules: Mapping[str, Rule]) -> Iterator[C
 
 
 def is_possible(cell: Cell) -> bool:
-    """Whether there is such a thing: users of the same name in two tenants are no strangers to a filter."""
+    """Whether there is such a thing: a user's name that somebody in reach has too is nothing foreign in a filter."""
     if cell.parameter == "user_id" and cell.stranger is not None:
-        return cell.stranger.user is not None and cell.stranger.name != "B:u1" and cell.credential.name != "B:u1"
+        world, home, user = cell.world, cell.home, cell.stranger.user
+        known = {place.user for place in world.places.values() if not world.is_strange(home, place)}
+        return user is not None and user not in known
     return True
 
 
@@ -270,6 +272,8 @@ def _seen(cell: Cell, answer: Answer) -> tuple[int, dict[str, str], str]:
 
 def prepare(cell: Cell) -> tuple[Ask, bool]:
     """The request of *cell*, and whether events were made for it."""
+    if cell.operation == "rebuildProjections":
+        cell.world.settle()
     changing = cell.allowed and cell.rule.events > 0
     cell.session = cell.home.make() if changing and cell.wants_session else cell.home.session
     ask = Ask(cell.method, cell.path, {}, {}, {}, json.loads(json.dumps(cell.rule.body)))

@@ -108,6 +108,11 @@ class World:
         assert answer.status < 300, (method, path, answer)
         return dict(answer.document) if answer.body else {}
 
+    def settle(self) -> None:
+        """Wait until no rebuild runs."""
+        while self.must(self.credentials["operator"], "GET", "/v1/admin/projections")["rebuild"]:
+            continue
+
     def head(self) -> int:
         """How many events the ledger has."""
         return int(self.must(self.credentials["operator"], "GET", "/v1/ledger/head")["size"])

@@ -34,6 +34,7 @@ VALUES: dict[str, dict[str, object]] = {
     "scopes": {"own": ["read", "write"], "wrong": ["operator"]},
     "expires_at": {"own": FUTURE, "beyond": PAST},
     "unknown": {"own": "1"},
+    "X-Tenant-Id": {"$system": "$system", "no id": "no id"},
 }
 
 
@@ -42,7 +43,7 @@ def put(cell: "Cell", ask: "Ask", parameter: str, value: object) -> None:
     place = cell.known.get(parameter, "body")
     if place == "path":
         ask.names[parameter] = str(value)
-    elif place == "query":
+    elif place == "query" or parameter == "unknown":
         ask.query[parameter] = str(value)
     elif place == "header" or parameter.startswith("X-"):
         ask.headers[parameter] = str(value)
@@ -68,9 +69,11 @@ def fill(cell: "Cell", ask: "Ask") -> bool:
         put(cell, ask, cell.parameter, values[cell.kind])
         return False
     found = REFERENCES[cell.parameter](cell)
-    cell.reference = like(found) if cell.kind == "absent" else found
-    put(cell, ask, cell.parameter, cell.reference)
-    return False
+    value = like(found) if cell.kind == "absent" else found
+    put(cell, ask, cell.parameter, value)
+    if cell.parameter != "X-Tenant-Id":  # which is not echoed: whether it counted is to be seen
+        cell.reference = value
+    return cell.parameter in ("id", "key_id")
 
 
 def _at_session(cell: "Cell", ask: "Ask", kind: str) -> None:
@@ -88,12 +91,13 @@ REFERENCES: dict[str, Callable[["Cell"], str]] = {
     "session_id": lambda cell: cell.side.session.id,
     "message_id": lambda cell: (cell.side.session if cell.stranger else cell.session).messages[0],
     "parent_id": lambda cell: (cell.side.session if cell.stranger else cell.session).messages[1],
-    "key_id": lambda cell: cell.side.key_id,
+    "key_id": lambda cell: cell.side.make_key() if cell.allowed else cell.side.key_id,
     "user_id": lambda cell: cell.side.user or "u-nobody-at-all",
     "tenant_id": lambda cell: cell.side.tenant,
     "X-Tenant-Id": lambda cell: cell.side.tenant,
     "X-Request-Id": lambda cell: cell.side.request_id,
-    "id": lambda cell: cell.side.session.id,
+    # Of a new one: where the id is not taken it will be.
+    "id": lambda cell: (cell.side.make() if cell.allowed else cell.side.session).id,
     "cursor": lambda cell: cursor_of(cell, cell.side),
 }
 
@@ -224,7 +228,8 @@ def _retry(cell: "Cell", ask: "Ask") -> None:
 
 def _use(cell: "Cell", credential: "Credential", first: "Ask", key: str) -> None:
     if "other" in cell.kind:
-        first.body = OTHER_BODY[cell.operation]
+        tenant = {"tenant_id": first.body["tenant_id"]} if "tenant_id" in first.body else {}
+        first.body = {**OTHER_BODY[cell.operation], **tenant}
     first.headers["Idempotency-Key"] = key
     answer = cell.world.wire.ask(first.request(credential))
     assert answer.status == cell.rule.status, (str(cell), answer)

@@ -1,7 +1,8 @@
 """Event stores of other people, asked over standard input. Runs among the peers' packages.
 
-`python event_stores.py eventsourcing|umadb FOLDER BODIES SECONDS`: for each line `single`, `batch` or `read` on standard
-input it does just that for as many seconds, and says how many events a second it was. BODIES has one payload a line.
+`python event_stores.py eventsourcing|umadb FOLDER BODIES SECONDS`: for each line `single`, `batch` or `read` on
+standard input it does just that for as many seconds, and says how many events a second it was. BODIES has one payload
+a line.
 """
 
 import socket

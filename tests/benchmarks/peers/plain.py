@@ -4,6 +4,7 @@
 """
 
 import datetime as dt
+import os
 import socket
 import sys
 import uuid
@@ -18,6 +19,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 
 LOCK_TIMEOUT_S = 60
 """Not the default of 5 s: with 64 connections some write would wait longer, and fail."""
+
+POOL_CONNECTIONS = 64
+"""Not the default of 5 and 10 more: all threads of the server waited for a connection, and those who had one waited for
+a thread to give it back. No request was answered."""
 
 
 class Base(DeclarativeBase):
@@ -95,7 +100,7 @@ class SessionOut(BaseModel):
     messages: list[MessageOut]
 
 
-engine = create_engine(f"sqlite:///{sys.argv[1]}", connect_args={"timeout": LOCK_TIMEOUT_S})
+engine = create_engine(f"sqlite:///{sys.argv[1]}", pool_size=POOL_CONNECTIONS, connect_args={"timeout": LOCK_TIMEOUT_S})
 Base.metadata.create_all(engine)
 make_session = sessionmaker(engine)
 app = FastAPI()
@@ -143,6 +148,7 @@ def main() -> None:
     """Serve, as `uvicorn plain:app` does."""
     listening = socket.create_server(("127.0.0.1", 0))
     print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)  # noqa: T201
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # its access log: nobody reads the pipe behind the URL
     uvicorn.Server(uvicorn.Config(app, use_colors=False)).run([listening])
 
 
