@@ -27,6 +27,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     store_s: int
     peer_import_messages: int
     large_events: int
+    idle_s: int
 
 
 FULL = Scale(
@@ -39,6 +40,7 @@ FULL = Scale(
     store_s=3,
     peer_import_messages=500_000,
     large_events=10_000_000,
+    idle_s=5,
 )
 QUICK = Scale(
     rounds=2,
@@ -50,6 +52,7 @@ QUICK = Scale(
     store_s=1,
     peer_import_messages=20_000,
     large_events=40_000,
+    idle_s=1,
 )
 
 

@@ -27,7 +27,6 @@ START_AT_MOST_S = 1.5
 PAGE_MESSAGES = 50
 PATHS = 2_000
 STARTS = 3
-IDLE_S = 5
 CONNECTIONS = (1, 64)
 
 
@@ -41,7 +40,7 @@ def run(bench: Bench) -> Iterator[Figure]:
     speed = events / (time.perf_counter() - started_s)
     yield Figure(section=section, name="making it, all events through the committer", unit="events/s", values=[speed])
     yield from sizes.measure(section, ledgers["large"])
-    yield from _starts(section, ledgers)
+    yield from _starts(bench, section, ledgers)
     yield from _latencies(bench, section, ledgers)
 
 
@@ -52,7 +51,7 @@ def _make(bench: Bench, name: str, events: int) -> Path:
     return path
 
 
-def _starts(section: str, ledgers: dict[str, Path]) -> Iterator[Figure]:
+def _starts(bench: Bench, section: str, ledgers: dict[str, Path]) -> Iterator[Figure]:
     """From the start of the process to the answer of a read; the files are as the system left them in its cache."""
     for name, path in ledgers.items():
         took_s, resident_mb = [], []
@@ -61,7 +60,7 @@ def _starts(section: str, ledgers: dict[str, Path]) -> Iterator[Figure]:
             with Server("chatledger", path.parent) as server:
                 server.call("GET", "/v1/sessions?limit=1")
                 took_s.append(time.perf_counter() - started_s)
-                time.sleep(IDLE_S)
+                time.sleep(bench.scale.idle_s)
                 resident_mb.append(server.resident_mb())
         bars = (START_AT_MOST_S, RESIDENT_AT_MOST_MB) if name == "large" else (None, None)
         for what, unit, values, at_most in (

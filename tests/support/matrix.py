@@ -7,11 +7,12 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from support.credentials import TENANT_A, TENANT_B, U1, U2, Credential
-from support.places import Json, Place, Session, World
+from support.places import Json, Place, Refused, Session, World
 from support.references import fill
 from support.wire import Answer, Request
 
@@ -68,8 +69,7 @@ class Ask:
         """With *credential*."""
         target = self.path.format(**{name: quote(value, safe="") for name, value in self.names.items()})
         query = f"?{urlencode(self.query)}" if self.query else ""
-        built = Request.of(self.method, target + query, self.body, **self.headers, **credential.headers)
-        return built
+        return Request.of(self.method, target + query, self.body, **self.headers, **credential.headers)
 
     def copy(self) -> "Ask":
         """Another one like it."""
@@ -141,6 +141,11 @@ class Cell:
         found = self.outcome(self) if callable(self.outcome) else self.outcome
         return found if isinstance(found, Then) else Then(found)
 
+    @property
+    def status(self) -> int:
+        """The status that is to come."""
+        return self.expected().status or self.rule.status
+
     def as_absent(self) -> "Cell":
         """The same with something that is not there."""
         kind = self.kind.replace("foreign", "absent")
@@ -154,30 +159,34 @@ class Cell:
         return not names_tenant or self.expected().status == 404
 
 
-def violations(world: World, document: Json, rules: Mapping[str, Rule]) -> Iterator[str]:
-    """What the server gets wrong, one cell after the other."""
-    head = world.head()
+def violations(world: World, document: Json, rules: Mapping[str, Rule], *, only: str = "") -> Iterator[str]:
+    """What the server gets wrong, one cell after the other; of the operation *only*, where one is named."""
+    yield from world.faults
     for cell in cells(world, document, rules):
-        world.cells += 1
-        ask, prepared = prepare(cell)
-        if prepared:
-            head = world.head()
-        answer = world.wire.ask(ask.request(cell.credential))
-        yield from (f"{cell}: {fault}" for fault in _faults(cell, ask, answer))
-        after = world.head()
-        then = cell.expected()
-        status = then.status or cell.rule.status
-        wanted = (cell.rule.events if status == cell.rule.status else 0) if then.events is None else then.events
-        if after - head != wanted:
-            yield f"{cell}: expected {wanted} events, found {after - head}"
-        head = after
-        if cell.has_twin():
-            twin = cell.as_absent()
-            other_ask, _ = prepare(twin)
-            other = world.wire.ask(other_ask.request(cell.credential))
-            if _seen(cell, answer) != _seen(twin, other):
-                yield f"{cell}: differs from what is absent: {_seen(cell, answer)} {_seen(twin, other)}"
-            head = world.head()
+        if cell.operation == (only or cell.operation):
+            world.cells += 1
+            try:
+                yield from (f"{cell}: {fault}" for fault in faults(cell))
+            except Refused as refusal:
+                yield f"{cell}: {refusal} was refused before"
+
+
+def faults(cell: Cell) -> Iterator[str]:
+    """What is wrong in one cell: the answer, what it has left, and what tells it from the answer to what is absent."""
+    world, then = cell.world, cell.expected()
+    ask = prepare(cell)
+    before = world.head()
+    answer = world.wire.ask(ask.request(cell.credential))
+    yield from _wrong(cell, ask, answer)
+    found = world.head() - before
+    wanted = (cell.rule.events if cell.status == cell.rule.status else 0) if then.events is None else then.events
+    if found != wanted:
+        yield f"expected {wanted} events, found {found}"
+    if cell.has_twin():
+        twin = cell.as_absent()
+        other = world.wire.ask(prepare(twin).request(cell.credential))
+        if _seen(cell, answer) != _seen(twin, other):
+            yield f"differs from what is absent: {_seen(cell, answer)} {_seen(twin, other)}"
 
 
 def cells(world: World, document: Json, rules: Mapping[str, Rule]) -> Iterator[Cell]:
@@ -185,28 +194,20 @@ def cells(world: World, document: Json, rules: Mapping[str, Rule]) -> Iterator[C
     for path, methods in document["paths"].items():
         for method, described in methods.items():
             operation = described["operationId"]
-            rule = rules[operation]
             known = {each["name"]: each["in"] for each in described.get("parameters", [])}
-            kinds = [(p, k, o) for p, outcomes in rule.takes.items() for k, o in outcomes.items()]
+            makes = partial(Cell, world, operation, rules[operation], method.upper(), path, known)
             for credential in world.credentials.values():
-                for parameter, kind, outcome in [("nothing", "own", GOOD), *kinds]:
-                    strangers = world.strangers(credential) if "foreign" in kind else [None]
-                    for stranger in strangers:
-                        cell = Cell(
-                            world,
-                            operation,
-                            rule,
-                            method.upper(),
-                            path,
-                            known,
-                            credential,
-                            parameter,
-                            kind,
-                            outcome,
-                            stranger,
-                        )
-                        if is_possible(cell):
-                            yield cell
+                yield from filter(is_possible, _row(makes, credential, world.strangers(credential)))
+
+
+def _row(makes: Callable[..., Cell], credential: Credential, strangers: list[Place]) -> Iterator[Cell]:
+    """All that one credential can put into one operation."""
+    nothing = makes(credential, "nothing", "own", GOOD, None)
+    yield nothing
+    for parameter, kinds in nothing.rule.takes.items():
+        for kind, outcome in kinds.items():
+            for stranger in strangers if "foreign" in kind else [None]:
+                yield makes(credential, parameter, kind, outcome, stranger)
 
 
 def is_possible(cell: Cell) -> bool:
@@ -218,9 +219,8 @@ def is_possible(cell: Cell) -> bool:
     return True
 
 
-def _faults(cell: Cell, ask: Ask, answer: Answer) -> Iterator[str]:
-    then = cell.expected()
-    status = then.status or cell.rule.status
+def _wrong(cell: Cell, ask: Ask, answer: Answer) -> Iterator[str]:
+    then, status = cell.expected(), cell.status
     if answer.status != status:
         yield f"expected {status}, found {answer.status} {answer.body[:300]!r}"
         return
@@ -235,9 +235,8 @@ def _faults(cell: Cell, ask: Ask, answer: Answer) -> Iterator[str]:
         yield "replayed" if not then.replayed else "not replayed"
     if then.empty and document != {"data": [], "next_cursor": None}:
         yield f"expected an empty page, found {document}"
-    if cell.allowed and status == cell.rule.status and "x-request-id" in ask.headers:
-        if answer.headers["x-request-id"] != ask.headers["x-request-id"]:
-            yield "another request id"
+    if answer.headers["x-request-id"] != ask.headers.get("X-Request-Id", answer.headers["x-request-id"]):
+        yield "another request id"
     text = "\n".join(answer.headers.values()) + answer.body.decode()
     for canary in _unseen(cell, ask, good=status < 300):
         if canary in text:
@@ -270,8 +269,8 @@ def _seen(cell: Cell, answer: Answer) -> tuple[int, dict[str, str], str]:
     return answer.status, headers, mask(answer.body.decode())
 
 
-def prepare(cell: Cell) -> tuple[Ask, bool]:
-    """The request of *cell*, and whether events were made for it."""
+def prepare(cell: Cell) -> Ask:
+    """The request of *cell*; what it needs is made."""
     if cell.operation == "rebuildProjections":
         cell.world.settle()
     changing = cell.allowed and cell.rule.events > 0
@@ -287,5 +286,5 @@ def prepare(cell: Cell) -> tuple[Ask, bool]:
         ask.headers["X-Tenant-Id"] = TENANT_A
     if cell.operation == "createKey" and not cell.is_bound and cell.allowed:
         ask.body["tenant_id"] = TENANT_A
-    made = fill(cell, ask)
-    return ask, changing or made
+    fill(cell, ask)
+    return ask

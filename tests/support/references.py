@@ -51,29 +51,26 @@ def put(cell: "Cell", ask: "Ask", parameter: str, value: object) -> None:
         ask.body[parameter] = value
 
 
-def fill(cell: "Cell", ask: "Ask") -> bool:
-    """Put into *ask* what *cell* says; whether events were made for it."""
+def fill(cell: "Cell", ask: "Ask") -> None:
+    """Put into *ask* what *cell* says."""
     if cell.parameter == "nothing":
-        return False
+        return
+    values = VALUES.get(cell.parameter, {})
     special = SPECIAL.get((cell.parameter, cell.kind)) or SPECIAL.get((cell.parameter, ""))
+    where, _, at_session = cell.kind.partition(" at ")
     if special is not None:
         special(cell, ask)
-        return True
-    where, _, at_session = cell.kind.partition(" at ")
-    if at_session:
-        put(cell, ask, cell.parameter, VALUES.get(cell.parameter, {}).get(where, where))
+    elif at_session:
+        put(cell, ask, cell.parameter, values[where])
         _at_session(cell, ask, at_session.split()[0])
-        return False
-    values = VALUES.get(cell.parameter, {})
-    if cell.kind in values:
+    elif cell.kind in values:
         put(cell, ask, cell.parameter, values[cell.kind])
-        return False
-    found = REFERENCES[cell.parameter](cell)
-    value = like(found) if cell.kind == "absent" else found
-    put(cell, ask, cell.parameter, value)
-    if cell.parameter != "X-Tenant-Id":  # which is not echoed: whether it counted is to be seen
-        cell.reference = value
-    return cell.parameter in ("id", "key_id")
+    else:
+        found = REFERENCES[cell.parameter](cell)
+        value = like(found) if cell.kind == "absent" else found
+        put(cell, ask, cell.parameter, value)
+        if cell.parameter != "X-Tenant-Id":  # which is not echoed: whether it counted is to be seen
+            cell.reference = value
 
 
 def _at_session(cell: "Cell", ask: "Ask", kind: str) -> None:
