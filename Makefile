@@ -54,4 +54,4 @@ bench-large: $(DEV_INSTALLED) ## A ledger of EVENTS events (10,000,000: half an 
 	cd tests && ../$(BIN)/python -m benchmarks --only large --large-events $(EVENTS)
 
 clean: ## Remove the virtual environment and caches, never data
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) tests/benchmarks/peers/.cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

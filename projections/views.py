@@ -186,9 +186,11 @@ class Views:
             self._swap(ledger_db, generation)
         except BaseException:
             self._give_up(ledger_db, generation)
-            with suppress(database.SQLError):  # if not, they are not open, and the next group opens all anew
+            try:
                 self._attach(ledger_db, self.generation)
                 batch.prepare_append(ledger_db, self.projections)
+            except database.SQLError:
+                self._db = None  # they are not open: the next group opens all anew
             raise
 
     def _give_up(self, ledger_db: Connection, generation: int) -> None:

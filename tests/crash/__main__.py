@@ -11,12 +11,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from crash.findings import Result
 from crash.io_faults import PLAYS, run_io_faults
 from crash.power_cuts import PROCESSES, replay, run_power_cuts
 from crash.scenarios import BY_NAME
+from tqdm import tqdm
 
 
 def _with_bar(run: Callable[..., Result], count: int, unit: str, options: argparse.Namespace, **more: object) -> Result:

@@ -15,7 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,7 +26,6 @@ from unittest.mock import patch
 import apsw
 import msgspec
 import structlog
-
 from crash import seeded_bugs
 from crash.findings import Findings, Progress, Result
 from crash.invariants import Examiner
@@ -42,6 +41,8 @@ from crash.scenarios import (
     take_backup,
 )
 from crash.shim import CODES_EIO, CODES_FULL, ERRNO, Call, disk_error, watched
+from support.store import append, message
+
 from service import database, ledger
 from service import writer as writer_module
 from service.checkpointer import Checkpointer
@@ -60,7 +61,6 @@ from service.location import Location
 from service.rebuilder import Rebuilder
 from service.signing import signer_of
 from service.writer import Writer
-from support.store import append, message
 
 SECONDS_MAX = 60
 """No run takes longer, but for one that hangs."""

@@ -28,7 +28,10 @@ EXPIRES_S, DEADLINE_S = 1, 30
 
 @dataclass(frozen=True)
 class Credential:
-    """What a request shows, and what it is good for. Without `tenant` the request names it; without scopes it is bad."""
+    """What a request shows, and what it is good for.
+
+    Without `tenant` the request names it; without scopes it is bad.
+    """
 
     name: str
     header: str | None

@@ -100,7 +100,7 @@ REFERENCES: dict[str, Callable[["Cell"], str]] = {
 
 
 def cursor_of(cell: "Cell", place: Place) -> str:
-    """The cursor behind the first one of the listing, as it is given out in *place*; without *stranger* to the caller."""
+    """The cursor behind the first one of the listing in *place*, as it is given out there, or to the caller at home."""
     shower = cell.credential if cell.allowed and cell.stranger is None else _who(cell, place)
     path = cell.path.format(session_id=place.session.id)
     # Tenants' own listings are what `X-Tenant-Id` names; of others nobody who is bound can see them.

@@ -75,7 +75,7 @@ RING = KeyRing().after(
 def at(place: int, text: str = GOOD) -> str:
     """*text* with another character at *place*."""
     new = next(character for character in "Ab7" if character != text[place])
-    return text[:place] + new + text[place:][1:]
+    return text[:place] + new + text[place + 1 :]
 
 
 def swapped(text: str) -> str:
