@@ -4,11 +4,13 @@ Both run in `service.server.serve`, so that granian, uvloop and the garbage coll
 """
 
 import sys
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import msgspec
 from litestar import Litestar, Request, get, post
 from litestar.params import FromPath
+from prometheus_client import CollectorRegistry
 
 from service import app, log, server
 from service.access import PUBLIC
@@ -67,10 +69,20 @@ def _chatledger(settings: Settings) -> Litestar:
     return application
 
 
+class _Bare(Litestar):
+    """With what `service.server` asks the real application for."""
+
+    scheme = "http"
+    open_to_all = None
+    services = SimpleNamespace(
+        doors=SimpleNamespace(is_open=True, local_credential=""), registry=CollectorRegistry(auto_describe=False)
+    )
+
+
 def _bare(settings: Settings) -> Litestar:
     """Litestar by itself: no edge, no log line, no ledger."""
     del settings
-    return Litestar([least], openapi_config=None, logging_config=None)
+    return _Bare([least], openapi_config=None, logging_config=None)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,6 @@ def test_a_duration_becomes_a_time(folder: Path) -> None:
 
 
 def _seconds(text: str) -> float:
-    from datetime import datetime  # noqa: PLC0415  # only here
-
     return datetime.fromisoformat(text).timestamp()
 
 

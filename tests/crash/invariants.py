@@ -1,8 +1,8 @@
 """Starting on a disk as a power cut left it, by the code that a server starts with, and what must be true then.
 
 I1 every acknowledged event exactly once, byte for byte, in order; I2 one that was not acknowledged at most once, and
-only if it was sent; I3 no gap, groups whole; I4 views = rebuild; I5 the tree verifies and extends every head handed out;
-I6 no manual step: the start succeeds, and what was erased is gone after it.
+only if it was sent; I3 no gap, groups whole; I4 views = rebuild; I5 the tree verifies and extends every head that was
+handed out; I6 no manual step: the start succeeds, and what was erased is gone after it.
 """
 
 import shutil

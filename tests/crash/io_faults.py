@@ -87,9 +87,8 @@ class Fault:
         return True
 
 
-FAULTS = tuple(Fault(kind, lasting) for kind in ("eio", "full", "sync") for lasting in (False, True)) + (
-    Fault("short", lasting=False),
-)
+_KINDS = ("eio", "full", "sync")
+FAULTS = (*(Fault(kind, lasting) for kind in _KINDS for lasting in (False, True)), Fault("short", lasting=False))
 
 
 class Injector:

@@ -1,6 +1,7 @@
 """Power cuts: scenarios are recorded, and started again on the disks that a power cut at any operation may leave."""
 
 import logging
+import math
 import os
 import pickle
 import shutil
@@ -179,9 +180,9 @@ def run_power_cuts(
     findings = Findings("power cuts", seed)
     names = list(scenarios or [scenario.name for scenario in SCENARIOS])
     shards = max(1, -(-count // (SHARD_IMAGES * len(names))))
-    part = -(-count // (len(names) * shards))
+    share = count / (shards * sum(BY_NAME[name].weight for name in names))
     parts = [
-        _Part(name, seed + shard, part, bug, None if keep is None else str(keep))
+        _Part(name, seed + shard, math.ceil(share * BY_NAME[name].weight), bug, None if keep is None else str(keep))
         for shard in range(shards)
         for name in names
     ]

@@ -6,7 +6,7 @@ from typing import Any
 from unittest.mock import patch
 
 from projections import batch, build, views
-from service import committer, database, erasure, location, restore, signing
+from service import committer, database, erasure, ledger, location, restore, signing, tree
 
 
 def _with_less_sync(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,7 +21,7 @@ def _nothing(*_: Any) -> None:
     """No sync, no line."""
 
 
-def _position_first(db: Any, ledger_db: Any, projections: Any, *, start: int, end: int) -> None:
+def _position_first(db: Any, ledger_db: Any, projections: Any, *, start: int, end: int) -> None:  # noqa: ARG001
     """The views' position in one transaction, their rows in the next."""
     real_leaf = ledger_db.execute("SELECT leaf FROM events WHERE position = ?", (end,)).get
     old = db.execute("SELECT position, leaf FROM views").fetchone()
@@ -34,8 +34,6 @@ def _position_first(db: Any, ledger_db: Any, projections: Any, *, start: int, en
 
 def _write_apart(self: committer.Committer, group: Any, records: Any) -> None:
     """The ledger in a transaction of its own, then the views by `_position_first`."""
-    from service import ledger, tree
-
     grown = self._tree.copy()
     completed = grown.append([record.leaf for record in records])
     with database.immediate(self.ledger):

@@ -1,9 +1,9 @@
 """A layer between the product and the operating system, on which every call on files can be watched or made to fail.
 
-SQLite's calls are taken at its VFS (https://www.sqlite.org/vfs.html), by functions put into the tables of the `unix` one
-through APSW's file controls: so all connections go through here, whoever opens them, and shared memory and locks stay
-SQLite's own. (Subclasses of `apsw.VFSFile` would do for watching. But an error raised in one comes out of whatever call
-of APSW is under way, also where SQLite passes over it, as it does when a connection is closed: no real disk does that.)
+SQLite's calls are taken at its VFS (https://www.sqlite.org/vfs.html), by functions put into the tables of the
+`unix` one through APSW's file controls: so all connections go through here, whoever opens them, and shared memory and
+locks stay SQLite's own. (Subclasses of `apsw.VFSFile` would do for watching. But an error raised in one comes out of
+whatever call of APSW is under way, also where SQLite passes over it, as it does when a connection is closed: no real disk does that.)
 The product's own calls are taken in the module `os`.
 """
 
@@ -41,7 +41,7 @@ _Access = ctypes.CFUNCTYPE(_int, _pointer, _pointer, _int, _pointer)
 
 
 class Call(msgspec.Struct, gc=False):
-    """One call on a file. `file` tells open files apart; `path` is the name that it was opened by, "" of a nameless one.
+    """One call on a file. `file` tells open files apart; `path` is its name when it was opened, or "".
 
     `syncs_folder`: the call also has the folder's names on the disk, as SQLite's first sync of a new log has.
     """
@@ -113,7 +113,7 @@ class _Sqlite:
         if shim is None or not self._concerns(path):
             return self._real_open(vfs, name, file, flags, out)
         number = shim.next_number()
-        creates = bool(flags & _OPEN_CREATE and not os.path.exists(path))
+        creates = bool(flags & _OPEN_CREATE and not os.path.lexists(path))
         call = Call("open", path, sqlite=True, file=number, creates=creates)
         code = self._around(call, lambda: self._real_open(vfs, name, file, flags, out))
         methods = ctypes.c_void_p.from_address(file)
@@ -249,7 +249,7 @@ class Shim:
         if not name:
             real(descriptor)
             return
-        kind = "sync_folder" if os.path.isdir(name) else "sync"
+        kind = "sync_folder" if Path(name).is_dir() else "sync"
         self.watcher.around(Call(kind, name, sqlite=False, file=number), lambda: real(descriptor) or 0)
 
     def _os_ftruncate(self, descriptor: int, size: int) -> None:
