@@ -3,7 +3,8 @@
 SQLite's calls are taken at its VFS (https://www.sqlite.org/vfs.html), by functions put into the tables of the
 `unix` one through APSW's file controls: so all connections go through here, whoever opens them, and shared memory and
 locks stay SQLite's own. (Subclasses of `apsw.VFSFile` would do for watching. But an error raised in one comes out of
-whatever call of APSW is under way, also where SQLite passes over it, as it does when a connection is closed: no real disk does that.)
+whatever call of APSW is under way, also where SQLite passes over it, as it does when a connection is
+closed: no real disk does that.)
 The product's own calls are taken in the module `os`.
 """
 
