@@ -71,6 +71,8 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     address, port = _claim_address(settings)
     app = create_app(settings)
     logging.getLogger("_granian").setLevel(logging.ERROR)  # no warning at each start; errors still show
+    # A ledger that is not there has no keys: refused before it is made.
+    _check_exposure(settings, address, is_open=not settings.jwks and not Path(Location.of(settings).ledger).is_file())
     async with app.lifespan():
         services = app.services
         _check_exposure(settings, address, is_open=services.doors.is_open)
