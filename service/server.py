@@ -72,7 +72,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     app = create_app(settings)
     logging.getLogger("_granian").setLevel(logging.ERROR)  # no warning at each start; errors still show
     # A ledger that is not there has no keys: refused before it is made.
-    _check_exposure(settings, address, is_open=not settings.jwks and not Path(Location.of(settings).ledger).is_file())
+    _check_exposure(settings, address, is_open=not settings.jwks and not _has_ledger(settings))
     async with app.lifespan():
         services = app.services
         _check_exposure(settings, address, is_open=services.doors.is_open)
@@ -184,6 +184,10 @@ async def _wait_until_listening(address: str, port: int) -> None:
 
 def _joined(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _has_ledger(settings: Settings) -> bool:
+    return Path(Location.of(settings).ledger).is_file()
 
 
 def _check_exposure(settings: Settings, address: str, *, is_open: bool) -> None:
