@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run check format test test-fast crash bench clean
+.PHONY: help run check format test test-fast crash bench bench-large clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -50,7 +50,7 @@ bench: $(DEV_INSTALLED) ## The benchmarks, into docs/benchmarks.md
 	cd tests && ../$(BIN)/python -m benchmarks.peers.install
 	cd tests && ../$(BIN)/python -m benchmarks
 
-bench-large: $(DEV_INSTALLED) ## A ledger of EVENTS events (10,000,000: half an hour, 20 GB)
+bench-large: $(DEV_INSTALLED) ## A ledger of EVENTS events (10,000,000: ten minutes and more, 16 GB)
 	cd tests && ../$(BIN)/python -m benchmarks --only large --large-events $(EVENTS)
 
 clean: ## Remove the virtual environment and caches, never data
