@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import click
 import msgspec
 
-from service import erasure, ledger, location, offline, remote
+from service import erasure, ledger, offline, remote
+from service.access import LOCAL
 from service.committer import Committer
 from service.errors import LedgerLocked
 from service.ids import is_id
@@ -14,7 +15,6 @@ from service.location import Address
 from service.options import check_tenant, database_option, settings_with
 from service.settings import Settings
 
-ACTOR = "cli"
 REASON_CHARACTERS_MAX = 1000
 TIMEOUT_S = 600.0
 """The server writes its files anew before it answers."""
@@ -52,10 +52,8 @@ def erase(database: str | None, session: str | None, user: str | None, tenant: s
     try:
         with offline.writing(settings) as committer:
             _here(committer, tenant, session, user, reason)
-    except LedgerLocked:
-        address = location.noted_address(offline.existing(settings))
-        if address is None:
-            raise
+    except LedgerLocked as locked:
+        address = offline.server_beside(settings, locked)
         _there(address, tenant, _wanted_beside(settings, tenant, session, user), reason)
 
 
@@ -67,7 +65,7 @@ def _here(committer: Committer, tenant: str, session: str | None, user: str | No
     if not wanted:
         click.echo(NO_SESSION)
     for name in wanted:
-        erasure.erase(committer, tenant_id=tenant, session_id=name, reason=reason, actor=ACTOR)
+        erasure.erase(committer, tenant_id=tenant, session_id=name, reason=reason, actor=LOCAL.actor)
     erasure.finish_now(committer)
     # Which forks there are is known from what is left: a fork that was erased with them holds nothing any more.
     forks = erasure.forks_among(ledger_db, erasure.positions_of(views_db, tenant, "session.created"))

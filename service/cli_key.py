@@ -5,19 +5,19 @@ import re
 import click
 import msgspec
 
-from service import key_uses, location, offline, remote
+from service import key_uses, offline, remote
+from service.access import LOCAL
 from service.clock import format_us, now_us
 from service.commands import CreateKey, KeyCommand, RevokeKey
 from service.committer import Committer, Submission
+from service.documents import key_document
 from service.errors import DomainError, LedgerLocked
 from service.events import KEYS_SESSION, SYSTEM_TENANT
-from service.keys import Key, new_text
+from service.keys import new_text
 from service.location import Address
 from service.options import check_tenant, database_option, settings_with
-from service.settings import Settings
 from service.tenant_keys import NewKey, key_created
 
-ACTOR = "cli"
 PAGE = 200
 _PATH = "/v1/admin/keys"
 _S_PER_UNIT = {"h": 60 * 60, "d": 24 * 60 * 60}
@@ -91,7 +91,7 @@ def create(
     try:
         with offline.writing(settings) as committer:
             _commit(committer, CreateKey(created, settings.keys_max))
-    except LedgerLocked:
+    except LedgerLocked as locked:
         body = msgspec.json.encode(
             {
                 "tenant_id": tenant,
@@ -102,7 +102,9 @@ def create(
             }
         )
         headers = {"Content-Type": "application/json"}
-        made = remote.call(_server(settings), "POST", _PATH, answer=_Created, body=body, headers=headers)
+        made = remote.call(
+            offline.server_beside(settings, locked), "POST", _PATH, answer=_Created, body=body, headers=headers
+        )
         click.echo(f"key {made.id} is made; this is its text, which is shown only now:")
         click.echo(made.key)
         return
@@ -122,9 +124,12 @@ def list_(database: str | None, tenant: str | None, as_json: bool) -> None:  # n
     try:
         with offline.writing(settings) as committer:
             uses = key_uses.read(committer.ledger)
-            found = [_shown(each, uses) for each in committer.keys.keys.values()]
-    except LedgerLocked:
-        found = _all(_server(settings))
+            found = [
+                msgspec.convert(key_document(each, uses.get(each.key_id)), _Key, from_attributes=True)
+                for each in committer.keys.keys.values()
+            ]
+    except LedgerLocked as locked:
+        found = _all(offline.server_beside(settings, locked))
     for each in found:
         if tenant is not None and each.tenant_id != tenant:
             continue
@@ -143,8 +148,14 @@ def revoke(database: str | None, key_id: str) -> None:
     try:
         with offline.writing(settings) as committer:
             _commit(committer, RevokeKey(key_id, None))
-    except LedgerLocked:
-        remote.call(_server(settings), "DELETE", f"{_PATH}/{key_id}", answer=remote.Answered, about=f"{key_id}: ")
+    except LedgerLocked as locked:
+        remote.call(
+            offline.server_beside(settings, locked),
+            "DELETE",
+            f"{_PATH}/{key_id}",
+            answer=remote.Answered,
+            about=f"{key_id}: ",
+        )
     click.echo(f"key {key_id} is revoked")
 
 
@@ -155,35 +166,12 @@ def _expiry(duration: str) -> int:
     return now_us() + int(match[1]) * _S_PER_UNIT[match[2]] * 1_000_000
 
 
-def _server(settings: Settings) -> Address:
-    address = location.noted_address(offline.existing(settings))
-    if address is None:
-        raise LedgerLocked("Another command writes to the ledger; try again when it is done.")
-    return address
-
-
 def _commit(committer: Committer, command: KeyCommand) -> None:
     (outcome,) = committer.commit(
-        [Submission(tenant_id=SYSTEM_TENANT, session_id=KEYS_SESSION, actor=ACTOR, command=command)]
+        [Submission(tenant_id=SYSTEM_TENANT, session_id=KEYS_SESSION, actor=LOCAL.actor, command=command)]
     )
     if isinstance(outcome, DomainError):
         raise outcome
-
-
-def _shown(key_: Key, uses: dict[str, int]) -> _Key:
-    def time(time_us: int | None) -> str | None:
-        return None if time_us is None else format_us(time_us)
-
-    return _Key(
-        id=key_.key_id,
-        tenant_id=key_.tenant_id,
-        name=key_.name,
-        scopes=sorted(key_.caller.scopes),
-        created_at=format_us(key_.created_at_us),
-        expires_at=time(key_.expires_at_us),
-        revoked_at=time(key_.revoked_at_us),
-        last_used_at=time(uses.get(key_.key_id)),
-    )
 
 
 def _all(address: Address) -> list[_Key]:

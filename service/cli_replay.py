@@ -5,7 +5,7 @@ import sys
 import click
 
 from projections.compare import Difference
-from service import check, location, offline, remote
+from service import check, offline, remote
 from service.errors import LedgerLocked
 from service.options import database_option, settings_with
 from service.progress import Progress
@@ -30,10 +30,8 @@ def replay(database: str | None, only_check: bool) -> None:  # noqa: FBT001
         return
     try:
         _here(settings)
-    except LedgerLocked:
-        address = location.noted_address(offline.existing(settings))
-        if address is None:
-            raise
+    except LedgerLocked as locked:
+        address = offline.server_beside(settings, locked)
         with Progress("replay", unit="events") as progress:
             generation = remote.rebuild(address, progress.update)
         click.echo(f"the server at {address.url} has rebuilt its views: generation {generation}")

@@ -34,7 +34,7 @@ from service.commands import (
 )
 from service.database import Connection
 from service.documents import message_document, stored_message_document
-from service.errors import DomainError, IdempotencyMismatch, LedgerDamaged, Overloaded, RefusedToStart, StorageFull
+from service.errors import DomainError, IdempotencyMismatch, Overloaded, RefusedToStart, StorageFull
 from service.events import KEYS_SESSION, SESSION_ERASED, SYSTEM_TENANT, Event, MessageAppended, MessageRemoved, type_of
 from service.idempotency import Answer, IdempotencyKey, KeyClock
 from service.keys import KeyRing
@@ -102,7 +102,7 @@ class _Group:
         self.states = states
         self.keyring = keyring
         self.messages: dict[tuple[int, str], StoredMessage] = {}
-        self.keys: dict[tuple[str, str], tuple[IdempotencyKey, Answer]] = {}
+        self.answered: dict[tuple[str, str], tuple[IdempotencyKey, Answer]] = {}
 
 
 class _Accepted(msgspec.Struct, frozen=True, gc=False):
@@ -232,7 +232,7 @@ class Committer:
             tree.open_tree(connection, ledger.head(connection).position)
             keys = _read_keys(connection)
             self._key_clock = KeyClock.of(connection)
-        except LedgerDamaged:
+        except BaseException:
             connection.close()
             raise
         self._ledger, self._in_step, self.keys = connection, False, keys
@@ -384,12 +384,12 @@ class Committer:
             answer = Answer(stream, version, accepted.positions(group.events))
             key = submission.idempotency_key
             group.answers.append((submission.tenant_id, key, answer))
-            group.keys[submission.tenant_id, key.key] = key, answer
+            group.answered[submission.tenant_id, key.key] = key, answer
         return accepted
 
     def _answered(self, group: _Group, tenant_id: str, key: IdempotencyKey) -> Answer | None:
         """The first answer under *key*, in this group or before."""
-        found = group.keys.get((tenant_id, key.key))
+        found = group.answered.get((tenant_id, key.key))
         if found is None:
             return idempotency.find(self.ledger, tenant_id, key)
         if found[0].fingerprint != key.fingerprint:
@@ -401,15 +401,13 @@ class Committer:
         if isinstance(command, (CreateKey, RevokeKey)):
             stream = self._ended(group, tenant_id, session_id)
             return Context(session_id, None, stream is not None, {}, ended=stream, keys=group.keyring)
-        found = self._state(group, tenant_id, session_id)
-        state = found if submission.reaches(found) else None
+        state = self._reached(group, submission, session_id)
         making = isinstance(command, (CreateSession, ForkSession))
-        taken = found is not None or (making and self._taken(group, tenant_id, session_id))
+        taken = making and self._taken(group, tenant_id, session_id)
         stored = {} if state is None else self._stored(group, state.stream, named_ids(command))
         source = None
         if isinstance(command, ForkSession):
-            source = self._state(group, tenant_id, command.source.session_id)
-            source = source if submission.reaches(source) else None
+            source = self._reached(group, submission, command.source.session_id)
         ended = None
         if state is None and isinstance(command, EraseSession):
             ended = self._ended(group, tenant_id, session_id)
@@ -428,6 +426,11 @@ class Committer:
         """Whether there ever was such a session."""
         made = any(each.tenant_id == tenant_id and each.session_id == session_id for each in group.streams)
         return made or ledger.find_stream(self.ledger, tenant_id, session_id) is not None
+
+    def _reached(self, group: _Group, submission: Submission, session_id: str) -> SessionState | None:
+        """The session, if whoever sent *submission* sees it."""
+        state = self._state(group, submission.tenant_id, session_id)
+        return state if submission.reaches(state) else None
 
     def _state(self, group: _Group, tenant_id: str, session_id: str) -> SessionState | None:
         key = (tenant_id, session_id)

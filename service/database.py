@@ -172,18 +172,14 @@ def open_ledger_reader(location: Location, settings: Settings) -> Connection:
         LedgerDamaged: it is no SQLite database, or a damaged one.
     """
     name = Path(location.ledger).name
-    connection = None
     try:
         connection = open_reader(location.ledger, location, settings)
-        _check_is_ledger(connection, name)
+        with _closed_on_failure(connection):
+            _check_is_ledger(connection, name)
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise LedgerDamaged(f"{name} is not an SQLite database, or is damaged; it was left as it is.") from error
     except apsw.ReadOnlyError as error:
         raise UnfinishedTransaction(name) from error
-    except RefusedToStart:
-        if connection is not None:
-            connection.close()
-        raise
     return connection
 
 

@@ -1,10 +1,11 @@
 """The JSON documents that clients see, made from events and states: one place for answers and for stored rows."""
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from service.clock import format_us
 from service.events import Event, ForkedFrom, MessageAppended, MessageFields, encode_payload
+from service.keys import Key
 from service.state import SessionState
 
 _encode = msgspec.json.Encoder().encode
@@ -56,6 +57,23 @@ class EventDocument(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_de
     erased: bool = False
 
 
+class KeyDocument(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A key as it may be shown. `key` is its text, which is shown once."""
+
+    id: str
+    tenant_id: str | None
+    operator: bool
+    name: str | None
+    scopes: list[str]
+    created_at: str
+    created_by: str
+    expires_at: str | None
+    revoked_at: str | None
+    revoked_by: str | None
+    last_used_at: str | None
+    key: str | UnsetType = UNSET
+
+
 def message_document(payload: bytes, *, session_id: str, created_at_us: int | None) -> bytes:
     """The JSON of the message that an event added, as readers get it: the event's own bytes, and what it leaves unsaid.
 
@@ -86,7 +104,6 @@ def session_document(state: SessionState) -> bytes:
     fork = None
     if state.forked_from_session_id is not None and state.forked_from_version is not None:
         fork = ForkedFrom(state.forked_from_session_id, state.forked_from_version)
-    last = state.last_message_at_us
     return _encode(
         SessionDocument(
             id=state.session_id,
@@ -99,7 +116,7 @@ def session_document(state: SessionState) -> bytes:
             message_count=state.message_count,
             created_at=format_us(state.created_at_us),
             updated_at=format_us(state.updated_at_us),
-            last_message_at=None if last is None else format_us(last),
+            last_message_at=_time(state.last_message_at_us),
             forked_from=fork,
         )
     )
@@ -123,6 +140,28 @@ def event_document(event: Event, *, schema: int, payload: bytes | None, leaf: by
             erased=payload is None,
         )
     )
+
+
+def key_document(key: Key, used_at_us: int | None, text: str | None = None) -> KeyDocument:
+    """A key, last used at *used_at_us*, with its *text* where it was just made."""
+    return KeyDocument(
+        id=key.key_id,
+        tenant_id=key.tenant_id,
+        operator=key.tenant_id is None,
+        name=key.name,
+        scopes=sorted(key.caller.scopes),
+        created_at=format_us(key.created_at_us),
+        created_by=key.created_by,
+        expires_at=_time(key.expires_at_us),
+        revoked_at=_time(key.revoked_at_us),
+        revoked_by=key.revoked_by,
+        last_used_at=_time(used_at_us),
+        key=UNSET if text is None else text,
+    )
+
+
+def _time(time_us: int | None) -> str | None:
+    return None if time_us is None else format_us(time_us)
 
 
 def join(documents: list[bytes]) -> bytes:

@@ -89,7 +89,7 @@ class Limits:
         """Whether nothing is limited."""
         return not (self._key_per_s or self._tenant_per_s or self._bytes_per_day)
 
-    def admit(self, caller: Caller, tenant_id: str | None, *, size_bytes: int, now_s: float) -> Allowance | None:
+    def admit(self, caller: Caller, *, size_bytes: int, now_s: float) -> Allowance | None:
         """Take a request with a body of *size_bytes* (0 where that is not known yet) off what its caller has left.
 
         A refused request takes nothing, so that a key beyond its own limit does not use up its tenant's. A body is let
@@ -105,11 +105,11 @@ class Limits:
         if self.are_off or caller.credential == LOCAL.credential:
             return None
         self._now_s = now_s
-        requests = self._buckets_of_requests(caller, tenant_id)
+        requests = self._buckets_of_requests(caller)
         for reason, bucket in requests:
             if bucket.tokens < 1:
                 raise self._refusal(reason, bucket, "requests a second")
-        stored = self._bucket_of_bytes(caller, tenant_id)
+        stored = self._bucket_of_bytes(caller)
         if stored is not None:
             if stored.tokens < 1:
                 raise self._refusal("bytes", stored, "bytes a day")
@@ -119,26 +119,26 @@ class Limits:
         tightest = min((bucket for _, bucket in requests), key=lambda bucket: bucket.tokens, default=None)
         return None if tightest is None else tightest.allowance()
 
-    def charge(self, caller: Caller, tenant_id: str | None, size_bytes: int) -> None:
+    def charge(self, caller: Caller, size_bytes: int) -> None:
         """Take bytes that came without a Content-Length off the tenant's day, behind `admit`."""
         if self._bytes_per_day and caller.credential != LOCAL.credential:
-            stored = self._bucket_of_bytes(caller, tenant_id)
+            stored = self._bucket_of_bytes(caller)
             if stored is not None:
                 stored.tokens -= size_bytes
 
-    def _buckets_of_requests(self, caller: Caller, tenant_id: str | None) -> list[tuple[str, _Bucket]]:
+    def _buckets_of_requests(self, caller: Caller) -> list[tuple[str, _Bucket]]:
         found = []
         if self._key_per_s:
             # A user has many tokens, one after the other.
             key = caller.credential if caller.user_id is None else (caller.tenant_id, caller.user_id)
             found.append(("key", self._bucket(("key", key), self._key_per_s * BURST_S, self._key_per_s)))
-        if self._tenant_per_s and (tenant := _tenant(caller, tenant_id)) is not None:
+        if self._tenant_per_s and (tenant := _tenant(caller)) is not None:
             bucket = self._bucket(("tenant", tenant), self._tenant_per_s * BURST_S, self._tenant_per_s)
             found.append(("tenant", bucket))
         return found
 
-    def _bucket_of_bytes(self, caller: Caller, tenant_id: str | None) -> _Bucket | None:
-        tenant = _tenant(caller, tenant_id)
+    def _bucket_of_bytes(self, caller: Caller) -> _Bucket | None:
+        tenant = _tenant(caller)
         if not self._bytes_per_day or tenant is None:
             return None
         return self._bucket(("bytes", tenant), self._bytes_per_day, self._bytes_per_day / DAY_S)
@@ -172,6 +172,6 @@ class Limits:
         )
 
 
-def _tenant(caller: Caller, tenant_id: str | None) -> str | None:
+def _tenant(caller: Caller) -> str | None:
     """Whose bucket it is. While nobody has keys all tenants share one: anybody can make up tenants."""
-    return "" if caller.credential == OPEN.credential else tenant_id
+    return "" if caller.credential == OPEN.credential else caller.tenant_id

@@ -12,7 +12,7 @@ from service import database, erasure, ledger
 from service.committer import Committer, hold
 from service.database import Connection
 from service.errors import LedgerLocked, RefusedToStart
-from service.location import Location, exclusive
+from service.location import Address, Location, exclusive, noted_address
 from service.settings import Settings
 
 
@@ -58,6 +58,18 @@ def reading(settings: Settings) -> Iterator[tuple[Connection, Connection]]:
     finally:
         for connection in connections:
             connection.close()
+
+
+def server_beside(settings: Settings, locked: LedgerLocked) -> Address:
+    """The server that holds the ledger, to be asked instead.
+
+    Raises:
+        LedgerLocked: it is *locked* by another command, which cannot be asked.
+    """
+    address = noted_address(existing(settings))
+    if address is None:
+        raise locked
+    return address
 
 
 def open_live(views: Views, location: Location, settings: Settings) -> Connection:

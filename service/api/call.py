@@ -164,7 +164,7 @@ class Call(Request[Any, Any, Any]):
         finally:
             bodies.end(task, size)
         if length is None and size:
-            services.doors.limits.charge(self.caller, self.caller.tenant_id, size)
+            services.doors.limits.charge(self.caller, size)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def if_match(self) -> int | None:

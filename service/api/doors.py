@@ -91,7 +91,7 @@ class Doors:
             return
         size = request.header(b"content-length")
         size_bytes = int(size) if size is not None and size.isdecimal() else 0
-        state["allowance"] = self.limits.admit(caller, caller.tenant_id, size_bytes=size_bytes, now_s=time.monotonic())
+        state["allowance"] = self.limits.admit(caller, size_bytes=size_bytes, now_s=time.monotonic())
 
     async def _caller(self, request: Showing) -> Caller:
         given = request.header(b"authorization")

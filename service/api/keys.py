@@ -9,7 +9,8 @@ from service.api import openapi
 from service.api.answer import Answer
 from service.api.call import Call, decode
 from service.api.sessions import Cursor, Limit
-from service.clock import format_us, parse_us
+from service.clock import parse_us
+from service.documents import KeyDocument, key_document
 from service.errors import InvalidRequest
 from service.keys import Key
 from service.tenant_keys import NewKey
@@ -25,23 +26,6 @@ class KeyInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operator: bool = False
 
 
-class KeyDocument(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A key as it may be shown. `key` is its text, which is shown once."""
-
-    id: str
-    tenant_id: str | None
-    operator: bool
-    name: str | None
-    scopes: list[str]
-    created_at: str
-    created_by: str
-    expires_at: str | None
-    revoked_at: str | None
-    revoked_by: str | None
-    last_used_at: str | None
-    key: str | msgspec.UnsetType = msgspec.UNSET
-
-
 class KeyPage(msgspec.Struct, frozen=True):
     """A page of keys, in the order of their creation."""
 
@@ -52,25 +36,8 @@ class KeyPage(msgspec.Struct, frozen=True):
 _key = msgspec.json.Decoder(KeyInput)
 
 
-def _time(time_us: int | None) -> str | None:
-    return None if time_us is None else format_us(time_us)
-
-
 def _document(request: Call, key: Key, text: str | None = None) -> KeyDocument:
-    return KeyDocument(
-        id=key.key_id,
-        tenant_id=key.tenant_id,
-        operator=key.tenant_id is None,
-        name=key.name,
-        scopes=sorted(key.caller.scopes),
-        created_at=format_us(key.created_at_us),
-        created_by=key.created_by,
-        expires_at=_time(key.expires_at_us),
-        revoked_at=_time(key.revoked_at_us),
-        revoked_by=key.revoked_by,
-        last_used_at=_time(request.services.doors.used_at_us.get(key.key_id)),
-        key=msgspec.UNSET if text is None else text,
-    )
+    return key_document(key, request.services.doors.used_at_us.get(key.key_id), text)
 
 
 class KeysController(Controller):

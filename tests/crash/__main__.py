@@ -11,21 +11,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from crash.bar import progress_bar
 from crash.findings import Result
 from crash.io_faults import PLAYS, run_io_faults
 from crash.power_cuts import PROCESSES, replay, run_power_cuts
 from crash.scenarios import BY_NAME
-from tqdm import tqdm
 
 
 def _with_bar(run: Callable[..., Result], count: int, unit: str, options: argparse.Namespace, **more: object) -> Result:
-    with tqdm(total=count, unit=unit, disable=None) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return run(count, options.seed, show, processes=options.processes, **more)
+    with progress_bar(count, unit, run.__name__) as progress:
+        return run(count, options.seed, progress, processes=options.processes, **more)
 
 
 def _arguments() -> argparse.Namespace:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import click
 import msgspec
+from crash.bar import progress_bar
 from crash.findings import Result
 from crash.harnesses import HARNESSES
 from support.seeds import new_seed
-from tqdm import tqdm
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -58,8 +58,8 @@ def main(*, only: Sequence[str], seed: int | None, short: bool, results: Path, n
     for name in only:
         harness = HARNESSES[name]
         count = harness.short if short else harness.long
-        with tqdm(total=count, desc=f"{name}, seed {chosen}", unit=f" {harness.unit}", mininterval=1) as bar:
-            result = harness.run(count, chosen, lambda done, total, bar=bar: _show(bar, done, total))
+        with progress_bar(count, harness.unit, f"{name}, seed {chosen}") as progress:
+            result = harness.run(count, chosen, progress)
         click.echo(str(result))
         failed = failed or bool(result.violations)
         report = Report(result, datetime.now(UTC).date().isoformat(), platform.python_version(), platform.platform())
@@ -67,11 +67,6 @@ def main(*, only: Sequence[str], seed: int | None, short: bool, results: Path, n
     if not no_report:
         write(PAGE, read(results))
     sys.exit(1 if failed else 0)
-
-
-def _show(bar: "tqdm[None]", done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)
 
 
 def read(results: Path) -> list[Report]:

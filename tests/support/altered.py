@@ -10,10 +10,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 from support import moved_clock, seeded_bugs
-from support.server import START_TIMEOUT_S, Server, ServerDidNotStart
+from support.server import START_TIMEOUT_S, Server
 
 COMMAND = (sys.executable, "-m", "support.altered")
 PLAIN = (sys.executable, "-m", "service.cli")
@@ -59,17 +58,6 @@ class WatchedServer(Server):
             return subprocess.Popen(
                 [*self.command, str(self.port)], env=self._env, stdout=subprocess.PIPE, stderr=log, text=True
             )
-
-    def start(self) -> Self:
-        """Start and wait until it says that it serves."""
-        self._process = self.spawn()
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise ServerDidNotStart(self._drain())
-        self.port = int(line.rsplit(":", 1)[1])
-        self._process.stdout.readline()
-        return self
 
     def _drain(self) -> str:
         assert self._process is not None

@@ -11,7 +11,6 @@ from service.checkpointer import Checkpointer
 from service.commands import AppendMessages
 from service.committer import Committer, Submission
 from service.errors import IdempotencyMismatch, StorageFull
-from service.reach import Reach
 from service.readers import Reader
 from service.writer import Writer
 
@@ -198,57 +197,6 @@ def order_by_clock() -> None:
     messages._PAGE_UP = messages._PAGE_UP.replace("ORDER BY seq", "ORDER BY created_at")
 
 
-def no_tenant_predicate() -> None:
-    """A session is found by its id alone."""
-    from projections import sessions  # noqa: PLC0415
-
-    def find(db: Any, _tenant_id: str, session_id: str) -> Any:
-        row = db.execute(f"SELECT {sessions._COLUMNS} FROM sessions WHERE id = ?", (session_id,)).fetchone()
-        return None if row is None else sessions._state(row)
-
-    sessions.find = find
-
-
-def no_user_check_in_reads() -> None:
-    """A user reads whatever the tenant has."""
-    from projections import sessions  # noqa: PLC0415
-
-    Reach.visible = lambda self, views, session_id: sessions.find(views, self.tenant_id, session_id)  # type: ignore[assignment,method-assign,return-value]
-
-
-def no_user_check_in_writes() -> None:
-    """A user changes whatever the tenant has."""
-    Submission.reaches = lambda _self, state: state is not None  # type: ignore[method-assign]
-
-
-def shared_idempotency_keys() -> None:
-    """Users' keys are among their tenant's."""
-    Reach.own = lambda _self, key: key  # type: ignore[method-assign]
-
-
-def cursors_for_everybody() -> None:
-    """A cursor is bound to nothing."""
-    from service.api.state import Cursors  # noqa: PLC0415
-
-    Cursors._tag = lambda _self, _place, _bound_to: b"0" * 12  # type: ignore[method-assign]
-
-
-def keys_of_everybody() -> None:
-    """Whoever manages keys manages all."""
-    from service import commands  # noqa: PLC0415
-    from service.tenant_keys import TenantKeys  # noqa: PLC0415
-
-    TenantKeys._reaches = lambda _self, _key: True  # type: ignore[method-assign]
-    change = commands._change_keys
-
-    def change_any(keys: Any, command: Any) -> Any:
-        if isinstance(command, commands.RevokeKey):
-            command = msgspec.structs.replace(command, tenant_id=None)
-        return change(keys, command)
-
-    commands._change_keys = change_any
-
-
 BUGS: dict[str, Callable[[], None]] = {
     bug.__name__: bug
     for bug in (
@@ -265,12 +213,6 @@ BUGS: dict[str, Callable[[], None]] = {
         logs_never_cut,
         keys_by_the_clock,
         order_by_clock,
-        no_tenant_predicate,
-        no_user_check_in_reads,
-        no_user_check_in_writes,
-        shared_idempotency_keys,
-        cursors_for_everybody,
-        keys_of_everybody,
     )
 }
 """By the name that `SEEDED_BUG` has."""

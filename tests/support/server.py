@@ -43,10 +43,10 @@ class Server:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> Self:
-        """Start and wait until it says that it serves."""
+    def spawn(self) -> "subprocess.Popen[str]":
+        """Begin to start it, and wait for nothing."""
         command = [sys.executable, "-m", "service.cli", "serve", "--database", self.database]
-        self._process = subprocess.Popen(
+        return subprocess.Popen(
             [*command, "--port", str(self.port)],
             env=self._env,
             cwd=self._cwd,
@@ -54,6 +54,10 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def start(self) -> Self:
+        """Start and wait until it says that it serves."""
+        self._process = self.spawn()
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
