@@ -200,11 +200,11 @@ def _change(
         raise NotFound("session")
     if isinstance(command, AppendMessages):
         return _append(context.state, context, command, expected)
+    if isinstance(command, RemoveMessage):
+        return _remove(context.state, context, command, expected)
     _expect(context.state, expected)
     if isinstance(command, UpdateSession):
         return _update(context.state, command)
-    if isinstance(command, RemoveMessage):
-        return _remove(context, command)
     return Decision([SessionDeleted()])
 
 
@@ -314,8 +314,10 @@ def _update(state: SessionState, command: UpdateSession) -> Decision:
     return Decision([SessionUpdated(command.changes)])
 
 
-def _remove(context: Context, command: RemoveMessage) -> Decision:
+def _remove(state: SessionState, context: Context, command: RemoveMessage, expected_version: int | None) -> Decision:
     stored = context.stored.get(command.message_id)
     if stored is None or stored.removed:
+        # Whatever If-Match says: a condition counts only where the request would succeed without it (RFC 9110 13.2.1).
         raise NotFound("message")
+    _expect(state, expected_version)
     return Decision([MessageRemoved(command.message_id)])

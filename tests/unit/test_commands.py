@@ -252,6 +252,14 @@ def test_a_message_can_be_removed_once() -> None:
     assert isinstance(refusal(SEEN, RemoveMessage("m9")), NotFound)
 
 
+@pytest.mark.parametrize("expected", [ANY_VERSION, 1, 99])
+def test_a_message_that_is_not_there_is_not_found_whatever_the_condition(expected: int) -> None:
+    """A condition counts only where the request would succeed without it (RFC 9110, section 13.2.1)."""
+    for gone in ("m2", "m9"):
+        with pytest.raises(NotFound):
+            decide(SEEN, RemoveMessage(gone), expected_version=expected)
+
+
 def test_a_deletion_is_one_event() -> None:
     """It says nothing but itself."""
     assert decide(SEEN, DeleteSession(), expected_version=None) == Decision([SessionDeleted()])
