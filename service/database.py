@@ -45,6 +45,10 @@ SQLITE_VERSION_MIN = (3, 51, 3)  # before it: the WAL-reset bug, https://www.sql
 END_TIMEOUT_MS = 500  # at a stop: how long to wait for readers to let go of the write-ahead log
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
 
+# What SQLite says of a file that it opens: of the statements that open one, none can be wrong in itself, so that
+# its plain SQLITE_ERROR is about the file too ("unsupported file format").
+_NO_DATABASE = (apsw.NotADBError, apsw.CorruptError, apsw.SQLError)
+
 
 class CommitFailed(ChatledgerError):
     """A COMMIT failed. Its `__cause__` is SQLite's error; whether it happened is not known.
@@ -176,7 +180,7 @@ def open_ledger_reader(location: Location, settings: Settings) -> Connection:
         connection = open_reader(location.ledger, location, settings)
         with _closed_on_failure(connection):
             _check_is_ledger(connection, name)
-    except (apsw.NotADBError, apsw.CorruptError) as error:
+    except _NO_DATABASE as error:
         raise LedgerDamaged(f"{name} is not an SQLite database, or is damaged; it was left as it is.") from error
     except apsw.ReadOnlyError as error:
         raise UnfinishedTransaction(name) from error
@@ -188,7 +192,7 @@ def open_foreign(path: Path, settings: Settings) -> Connection:
     location = Location(str(path), memory=False)
     try:
         return open_reader(str(path), location, settings)
-    except (apsw.NotADBError, apsw.CorruptError) as error:
+    except _NO_DATABASE as error:
         raise RefusedToStart(f"{path.name} is not an SQLite database, or is damaged.") from error
     except apsw.ReadOnlyError as error:
         raise RefusedToStart(
@@ -225,7 +229,7 @@ def open_ledger(location: Location, settings: Settings) -> Connection:
             connection = _open_writer(location.ledger, location, settings, synchronous="full")
         with _closed_on_failure(connection):
             _migrate(connection, name)
-    except (apsw.NotADBError, apsw.CorruptError) as error:
+    except _NO_DATABASE as error:
         raise LedgerDamaged(f"{name} is not an SQLite database, or is damaged; it was left as it is.") from error
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
         raise RefusedToStart(f"{name} cannot be opened for writing: check its owner and permissions.") from error

@@ -22,7 +22,7 @@ from support.store import Store, append, create, delete, message, run, submit
 
 from service import bundle, erasure, ledger
 from service.commands import EraseSession
-from service.database import open_ledger_reader
+from service.database import open_ledger, open_ledger_reader
 from service.errors import ChatledgerError, UnsoundProof
 from service.location import Location
 from service.settings import Settings
@@ -30,6 +30,7 @@ from service.signing import Verifier, signer_of
 from service.verify import verify_ledger
 
 FLIPS = int(os.environ.get("TEST_BIT_FLIPS", "10000"))
+HEADER_BYTES = 100
 EVENTS = 300
 SALT = bytes(range(16))
 ROWS = """SELECT position, stream, version, type, schema, recorded_at, actor, request_id, payload, salt, leaf
@@ -111,6 +112,16 @@ def ours(path: Path, head: str | None, key: str | None) -> str | None:
     return None
 
 
+def started(path: Path) -> str | None:
+    """What the writer of a server finds wrong as it opens the ledger, if anything."""
+    settings = Settings(database_path=str(path))
+    try:
+        open_ledger(Location.of(settings), settings).close()
+    except ChatledgerError as error:
+        return str(error)
+    return None
+
+
 def theirs(path: Path, head: str | None, key: str | None) -> str | None:
     """What the independent verifier finds wrong, if anything."""
     try:
@@ -184,6 +195,21 @@ def test_no_flipped_bit_that_counts_is_missed(evidence: Evidence, tmp_path: Path
     """Of 10,000 single bits turned over anywhere in the file, each is found, or it changes no event and no session."""
     copy = evidence.copy(tmp_path)
     assert missed(evidence, copy.path, FLIPS, ours) == []
+    assert_good(copy)
+
+
+def test_each_bit_of_the_files_header_is_refused_in_words_or_changes_nothing(
+    evidence: Evidence, tmp_path: Path
+) -> None:
+    """The header says how to read all else (https://www.sqlite.org/fileformat.html#the_database_header)."""
+    copy = evidence.copy(tmp_path)
+    original = copy.path.read_bytes()
+    for bit in range(HEADER_BYTES * 8):
+        flip(copy.path, bit)
+        ours(copy.path, evidence.head, evidence.key)
+        started(copy.path)
+        _remove_logs(copy.path)
+        copy.path.write_bytes(original)
     assert_good(copy)
 
 

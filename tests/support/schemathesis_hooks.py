@@ -6,6 +6,7 @@ status alone. Everything else that a check says is a failure.
 """
 
 import atexit
+import datetime as dt
 import json
 import os
 import re
@@ -107,6 +108,22 @@ def expiry_in_the_past(case: Any, response: Any) -> bool:
     return is_about_it and isinstance(case.body, dict) and case.body.get("expires_at") is not None
 
 
+def time_outside_of_utc(case: Any, response: Any) -> bool:
+    """A time whose offset leads out of the years that RFC 3339 can write in UTC: no schema can say that."""
+    problem = json.loads(response.content)
+    if not problem["detail"].endswith("the time is outside of the years 1 to 9999 of UTC."):
+        return False
+    name = problem["field"]
+    sent = case.body if name.startswith("$") else case.query
+    for step in re.findall(r"\w+", name):
+        sent = sent[int(step) if isinstance(sent, list) else step]
+    try:
+        dt.datetime.fromisoformat(sent.upper()).astimezone(dt.UTC)
+    except OverflowError:
+        return True
+    return False
+
+
 def name_not_printable(case: Any, response: Any) -> bool:
     """Which characters are printable is Unicode's to say; the document's pattern has the control characters only."""
     name = case.body.get("name") if isinstance(case.body, dict) else None
@@ -145,6 +162,7 @@ _EXCUSES: tuple[tuple[type, tuple[_Excuse, ...]], ...] = (
             both_as_of,
             if_match_of_letters_and_digits,
             expiry_in_the_past,
+            time_outside_of_utc,
             name_not_printable,
             parent_not_there,
             version_not_reached,
