@@ -96,8 +96,7 @@ def _seal(event: Event, salt: bytes) -> Record:
         raise ValueError("an event without payload cannot be written")
     schema = SCHEMAS[event.type]
     payload = encode_payload(event.data)
-    leaf = leaf_of(event, schema, commitment(salt, payload))
-    return Record(event, schema, payload, salt, leaf)
+    return Record(event, schema, payload, salt, leaf_of(event, schema, commitment(salt, payload)))
 
 
 def leaf_of(event: Event, schema: int, committed: bytes) -> bytes:
@@ -108,16 +107,16 @@ def leaf_of(event: Event, schema: int, committed: bytes) -> bytes:
 def leaf_record(event: Event, schema: int, committed: bytes) -> LeafRecord:
     """What the tree says of *event*, whose payload has the commitment *committed*."""
     return LeafRecord(
-        actor=event.actor,
-        commitment=committed.hex(),
-        position=event.position,
-        recorded_at=event.recorded_at,
-        request_id=event.request_id,
-        schema=schema,
-        session=event.session_id,
-        tenant=event.tenant_id,
-        type=event.type,
-        version=event.version,
+        event.actor,
+        committed.hex(),
+        event.position,
+        event.recorded_at,
+        event.request_id,
+        schema,
+        event.session_id,
+        event.tenant_id,
+        event.type,
+        event.version,
     )
 
 
