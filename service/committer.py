@@ -27,6 +27,7 @@ from service.commands import (
     Ended,
     EraseSession,
     ForkSession,
+    RemoveMessage,
     RevokeKey,
     StoredMessage,
     decide,
@@ -35,7 +36,7 @@ from service.commands import (
 from service.database import Connection
 from service.documents import message_document, stored_message_document
 from service.errors import DomainError, IdempotencyMismatch, Overloaded, RefusedToStart, StorageFull
-from service.events import KEYS_SESSION, SESSION_ERASED, SYSTEM_TENANT, Event, MessageAppended, MessageRemoved, type_of
+from service.events import KEYS_SESSION, SESSION_ERASED, SYSTEM_TENANT, Event, MessageAppended, type_of
 from service.idempotency import Answer, IdempotencyKey, KeyClock
 from service.keys import KeyRing
 from service.ledger import Record, Stream
@@ -101,8 +102,28 @@ class _Group:
         self.answers: list[tuple[str, IdempotencyKey, Answer]] = []
         self.states = states
         self.keyring = keyring
-        self.messages: dict[tuple[int, str], StoredMessage] = {}
         self.answered: dict[tuple[str, str], tuple[IdempotencyKey, Answer]] = {}
+        self.made: set[tuple[str, str]] = set()
+        self._messages: dict[int, dict[str, StoredMessage]] = {}
+        self._appended: dict[int, list[Event]] = {}
+
+    def note(self, events: Sequence[Event]) -> None:
+        """*events* of one stream were added."""
+        self.events.extend(events)
+        self.position += len(events)
+        if events:
+            self._appended.setdefault(events[0].stream, []).extend(events)
+
+    def messages(self, stream: int) -> dict[str, StoredMessage]:
+        """The messages that were added to *stream* so far, by their ids.
+
+        Made when somebody asks: most groups, and all of an import, end without.
+        """
+        found = self._messages.setdefault(stream, {})
+        for event in self._appended.pop(stream, ()):
+            if isinstance(event.data, MessageAppended):
+                found[event.data.message.id] = StoredMessage(event, removed=False)
+        return found
 
 
 class _Accepted(msgspec.Struct, frozen=True, gc=False):
@@ -314,13 +335,13 @@ class Committer:
         rows = [(*row, None) for row in ledger.rows(records)]
         if rows:
             rows[-1] = (*rows[-1][:-1], grown.encode())
-        simple = not (completed or group.streams or group.answers or in_python(self.views.projections))
+        simple = not (completed or group.streams or group.answers or in_python(self.views.live))
         if not simple or len(rows) > APPEND.ROWS_MAX:
             with database.immediate(self.ledger):
                 ledger.write_streams(self.ledger, group.streams)
                 APPEND.execute(self.ledger, rows)
                 tree.extend_tiles(self.ledger, completed)
-                apply_in_python(self.ledger, self.views.projections, group.events)
+                apply_in_python(self.ledger, self.views.live, group.events)
                 self._remember(group)
         else:
             # One statement is a transaction of its own, and one step instead of three: each costs the writer a wait
@@ -401,9 +422,10 @@ class Committer:
         if isinstance(command, (CreateKey, RevokeKey)):
             stream = self._ended(group, tenant_id, session_id)
             return Context(session_id, None, stream is not None, {}, ended=stream, keys=group.keyring)
-        state = self._reached(group, submission, session_id)
         making = isinstance(command, (CreateSession, ForkSession))
         taken = making and self._taken(group, tenant_id, session_id)
+        # A session that is to be made is either taken, and what it is does not matter, or not there.
+        state = None if making else self._reached(group, submission, session_id)
         stored = {} if state is None else self._stored(group, state.stream, named_ids(command))
         source = None
         if isinstance(command, ForkSession):
@@ -424,8 +446,9 @@ class Committer:
 
     def _taken(self, group: _Group, tenant_id: str, session_id: str) -> bool:
         """Whether there ever was such a session."""
-        made = any(each.tenant_id == tenant_id and each.session_id == session_id for each in group.streams)
-        return made or ledger.find_stream(self.ledger, tenant_id, session_id) is not None
+        return (tenant_id, session_id) in group.made or ledger.find_stream(
+            self.ledger, tenant_id, session_id
+        ) is not None
 
     def _reached(self, group: _Group, submission: Submission, session_id: str) -> SessionState | None:
         """The session, if whoever sent *submission* sees it."""
@@ -439,7 +462,10 @@ class Committer:
         return group.states[key]
 
     def _stored(self, group: _Group, stream: int, ids: Sequence[str]) -> dict[str, StoredMessage]:
-        found = {name: group.messages[stream, name] for name in ids if (stream, name) in group.messages}
+        if not ids:
+            return {}
+        noted = group.messages(stream)
+        found = {name: noted[name] for name in ids if name in noted}
         unseen = [name for name in ids if name not in found]
         rows = message_rows.known(self.views.db, stream, unseen) if unseen else {}
         if rows:
@@ -455,6 +481,7 @@ class Committer:
         stream = Stream(self._next_stream, submission.tenant_id, submission.session_id)
         self._next_stream += 1
         group.streams.append(stream)
+        group.made.add((submission.tenant_id, submission.session_id))
         return stream.key
 
     def _place(
@@ -464,16 +491,16 @@ class Committer:
         version = 0 if context.place is None else context.place[1]
         return [
             Event(
-                position=group.position + number,
-                stream=stream,
-                tenant_id=submission.tenant_id,
-                session_id=submission.session_id,
-                version=version + number,
-                type=type_of(data),
-                recorded_at=group.recorded_at,
-                actor=submission.actor,
-                request_id=submission.request_id,
-                data=data,
+                group.position + number,
+                stream,
+                submission.tenant_id,
+                submission.session_id,
+                version + number,
+                type_of(data),
+                group.recorded_at,
+                submission.actor,
+                submission.request_id,
+                data,
             )
             for number, data in enumerate(decision.events, start=1)
         ]
@@ -482,15 +509,11 @@ class Committer:
         self, group: _Group, submission: Submission, context: Context, events: list[Event]
     ) -> SessionState | None:
         """Let the group know of *events*, and return the session's state behind them."""
-        group.events.extend(events)
-        group.position += len(events)
-        for event in events:
-            data = event.data
-            if isinstance(data, MessageAppended):
-                group.messages[event.stream, data.message.id] = StoredMessage(event, removed=False)
-            elif isinstance(data, MessageRemoved):
-                stored = context.stored[data.message_id]
-                group.messages[event.stream, data.message_id] = msgspec.structs.replace(stored, removed=True)
+        group.note(events)
+        if isinstance(submission.command, RemoveMessage):
+            removed = submission.command.message_id
+            noted = group.messages(events[0].stream)
+            noted[removed] = msgspec.structs.replace(context.stored[removed], removed=True)
         if context.keys is not None:
             group.keyring = group.keyring.after(events)
             return None
