@@ -90,7 +90,8 @@ def message_bytes(message: Message) -> int:
 
 def named_ids(given: Sequence[MessageInput]) -> tuple[str, ...]:
     """The message ids that a client has chosen or refers to."""
-    return tuple(name for message in given for name in (message.id, message.parent_id) if isinstance(name, str))
+    ids = [message.id for message in given if isinstance(message.id, str)]
+    return (*ids, *[message.parent_id for message in given if isinstance(message.parent_id, str)])
 
 
 def accept_session_id(given: str | None, *, field: str = "$.id") -> str:

@@ -136,20 +136,24 @@ class Frontier:
         return fold(self.hashes)
 
     def append(self, leaves: Iterable[bytes]) -> list[TileHash]:
-        """Add *leaves*; one inner hash for each on average. Returns the hashes that tiles get by it."""
+        """Add *leaves*; one inner hash for each on average. Returns the hashes that tiles get by it, level by level."""
         completed: list[TileHash] = []
-        hashes, size = self.hashes, self.size
-        for leaf in leaves:
-            found, rest, height = leaf, size, 0
-            while rest & 1:
-                found = _sha256(NODE_PREFIX + hashes.pop() + found).digest()
-                rest >>= 1
-                height += 1
-                if height % TILE_HEIGHT == 0:
-                    completed.append(TileHash(height // TILE_HEIGHT, rest, found))
-            hashes.append(found)
-            size += 1
-        self.size = size
+        row, first, height = list(leaves), self.size, 0
+        self.size += len(row)
+        waiting: list[bytes] = []
+        while row:  # the new subtrees of 2^height leaves, side by side, of which *first* is the number of the first
+            if first & 1:
+                row.insert(0, self.hashes.pop())
+            if len(row) & 1:
+                waiting.append(row[-1])
+            first >>= 1
+            height += 1
+            # Not node_hash, and row by row: this takes half the time.
+            pairs = iter(row)
+            row = [_sha256(NODE_PREFIX + left + right).digest() for left, right in zip(pairs, pairs, strict=False)]
+            if height % TILE_HEIGHT == 0:
+                completed += [TileHash(height // TILE_HEIGHT, number, found) for number, found in enumerate(row, first)]
+        self.hashes += reversed(waiting)
         return completed
 
 
