@@ -11,8 +11,8 @@ from service.clock import format_us, parse_us
 from service.commands import CreateSession
 from service.errors import DomainError, InvalidRequest, TooLarge
 from service.ids import ID_RULE, is_id
-from service.intake import MessageInput, accept_messages, accept_traits, check_session_size
-from service.jsontext import check_text, explain_malformed
+from service.intake import MessageInput, accept_messages, accept_traits, check_session_size, may_nest_deeper
+from service.jsontext import check_characters, check_depth, explain_malformed, may_be_deeper
 from service.settings import Settings
 
 
@@ -93,8 +93,9 @@ def open_lines(path: Path, settings: Settings, tenant_id: str) -> Source:
 def parse_line(text: bytes, where: str, settings: Settings, tenant_id: str) -> Item:
     """The session that a line says, checked as a request would be, or why it cannot be imported."""
     try:
-        check_text(text, depth_max=settings.json_depth_max)
+        check_characters(text)
         line = _line.decode(text)
+        _check_depth(line, text, depth_max=settings.json_depth_max)
         return _accept(line, where, settings, tenant_id, size_bytes=len(text))
     except DomainError as error:
         field = f" at {error.field}" if isinstance(error, InvalidRequest) and error.field else ""
@@ -105,6 +106,12 @@ def parse_line(text: bytes, where: str, settings: Settings, tenant_id: str) -> I
         return Rejected(where, str(explain_malformed(text, error)))
     except RecursionError:
         return Rejected(where, "arrays and objects nest too deeply")
+
+
+def _check_depth(line: SessionLine, text: bytes, *, depth_max: int) -> None:
+    traits = line.traits is not UNSET and may_be_deeper(line.traits, depth_max - 1)
+    if traits or may_nest_deeper(line.messages, depth_max):
+        check_depth(text, depth_max=depth_max)
 
 
 def _accept(line: SessionLine, where: str, settings: Settings, tenant_id: str, *, size_bytes: int) -> Found:

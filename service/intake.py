@@ -9,7 +9,7 @@ from service.clock import format_us, parse_us
 from service.errors import InvalidRequest, TooLarge
 from service.events import Message, MessageFields
 from service.ids import ID_RULE, is_id, new_id
-from service.jsontext import compact
+from service.jsontext import compact, may_be_deeper
 from service.settings import Settings
 from service.state import NO_TRAITS
 
@@ -34,6 +34,9 @@ _check_objects = msgspec.json.Decoder(list[_AnyObject]).decode
 
 _ARRAY = ord("[")
 _STRING_OR_NULL = b'"n'
+_NESTED = b"[{"
+MESSAGE_DEPTH = 3
+"""Of a message in the list of an object, itself included."""
 
 # Besides its words, what an assistant's message may consist of (OpenAI: content is optional beside these).
 _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "audio", "refusal")
@@ -86,6 +89,20 @@ def message_bytes(message: Message) -> int:
         message.annotations,
     )  # fmt: skip
     return sum(len(bytes(part)) for part in free if part is not UNSET)
+
+
+def may_nest_deeper(given: Sequence[MessageInput], depth_max: int) -> bool:
+    """A cheap look at a list of messages in an object: whether any may nest deeper than *depth_max*."""
+    parts = [
+        part
+        for message in given
+        for part in (
+            message.content, message.tool_calls, message.metadata, message.audio, message.function_call,
+            message.annotations,
+        )
+        if part is not UNSET and memoryview(part)[0] in _NESTED
+    ]  # fmt: skip
+    return any(may_be_deeper(part, depth_max - MESSAGE_DEPTH) for part in parts)
 
 
 def named_ids(given: Sequence[MessageInput]) -> tuple[str, ...]:

@@ -25,12 +25,12 @@ _NEITHER_QUOTES = bytes(byte for byte in range(256) if byte not in _STEP and byt
 _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def check_text(text: bytes, *, depth_max: int) -> None:
-    """Refuse what the JSON decoder would let pass in parts that it does not decode.
+def check_characters(text: bytes) -> None:
+    """Refuse a JSON text of which not every character can be kept.
 
     Raises:
-        InvalidRequest: *text* is not UTF-8 (RFC 8259 section 8.1), holds the character NUL (no shell, C or
-            SQL tool reads on behind it), or nests deeper than *depth_max* arrays and objects.
+        InvalidRequest: *text* is not UTF-8 (RFC 8259 section 8.1), or holds the character NUL (no shell, C or SQL tool
+            reads on behind it).
     """
     try:
         text.decode()
@@ -38,7 +38,21 @@ def check_text(text: bytes, *, depth_max: int) -> None:
         raise InvalidRequest(f"Not UTF-8: byte {error.start} cannot be decoded.") from None
     if b"\\u0000" in text and _ESCAPED_NUL.search(text):
         raise InvalidRequest("The character NUL (\\u0000) is not accepted in any string.")
-    if text.count(b"[") + text.count(b"{") > depth_max:
+
+
+def may_be_deeper(text: bytes | msgspec.Raw, depth_max: int) -> bool:
+    """A cheap look: whether *text* has more than *depth_max* brackets that open, in strings or not."""
+    text = bytes(text)
+    return text.count(b"[") + text.count(b"{") > depth_max
+
+
+def check_depth(text: bytes, *, depth_max: int) -> None:
+    """Refuse a JSON text that nests too deeply.
+
+    Raises:
+        InvalidRequest: *text* nests deeper than *depth_max* arrays and objects.
+    """
+    if may_be_deeper(text, depth_max):
         brackets = _brackets(text)
         if max(accumulate(_STEP[bracket] for bracket in brackets), default=0) > depth_max:
             raise InvalidRequest(f"Arrays and objects nest deeper than {depth_max}.")

@@ -15,7 +15,8 @@ from service.api.sessions import MESSAGES_MAX, read_messages
 from service.commands import AppendMessages, RemoveMessage
 from service.documents import join
 from service.errors import InvalidRequest
-from service.intake import MessageInput, accept_message, accept_messages, named_ids
+from service.intake import MessageInput, accept_message, accept_messages, may_nest_deeper, named_ids
+from service.jsontext import check_depth
 from service.settings import Settings
 
 
@@ -51,7 +52,7 @@ class MessagesController(Controller):
     async def append(self, request: Call, session_id: FromPath[str]) -> Answer:
         """Append one message, or up to 1000 of which all or none are added."""
         request.refuse_unknown_query()
-        tenant, body = request.tenant(), await request.json_body()
+        tenant, body = request.tenant(), await request.json_text()
         command = _read(body, request.settings)
         written = await tenant.write(
             session_id,
@@ -116,12 +117,12 @@ def _may_have_messages(body: bytes) -> bool:
 
 
 def _read(body: bytes, settings: Settings) -> AppendMessages:
-    if not _may_have_messages(body):
-        return _read_one(body, settings)
-    whole = _decode_whole(body, settings)
+    may_be_batch = _may_have_messages(body)
+    whole = _decode_whole(body, settings) if may_be_batch else None
     if whole is not None:
         return _accept_many(whole)
-    many = decode(_one_or_many, body).messages is not UNSET
+    check_depth(body, depth_max=settings.json_depth_max)
+    many = may_be_batch and decode(_one_or_many, body).messages is not UNSET
     return _read_many(body, settings) if many else _read_one(body, settings)
 
 
@@ -136,7 +137,9 @@ def _decode_whole(body: bytes, settings: Settings) -> list[MessageInput] | None:
         given = _whole_batch.decode(body).messages
     except (msgspec.DecodeError, RecursionError):
         return None
-    return given if 0 < len(given) <= settings.batch_messages_max else None
+    if not 0 < len(given) <= settings.batch_messages_max or may_nest_deeper(given, settings.json_depth_max):
+        return None
+    return given
 
 
 def _read_one(body: bytes, settings: Settings) -> AppendMessages:
