@@ -3,7 +3,7 @@
 Synchronous and for one thread; `writer.py` feeds it while serving, an import feeds it directly.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -94,7 +94,14 @@ class _Group:
     `states` and `keyring` begin with what the committer knows of before.
     """
 
-    def __init__(self, position: int, states: dict[tuple[str, str], SessionState | None], keyring: KeyRing) -> None:
+    def __init__(
+        self,
+        submissions: Sequence[Submission],
+        position: int,
+        states: dict[tuple[str, str], SessionState | None],
+        keyring: KeyRing,
+    ) -> None:
+        self.submissions = submissions
         self.position = position
         self.recorded_at = now_us()
         self.events: list[Event] = []
@@ -103,7 +110,7 @@ class _Group:
         self.states = states
         self.keyring = keyring
         self.answered: dict[tuple[str, str], tuple[IdempotencyKey, Answer]] = {}
-        self.made: set[tuple[str, str]] = set()
+        self.taken: set[tuple[str, str]] | None = None  # of the sessions that the group wants to make
         self._messages: dict[int, dict[str, StoredMessage]] = {}
         self._appended: dict[int, list[Event]] = {}
 
@@ -293,10 +300,13 @@ class Committer:
                 self.views.forget()
                 connection.close()
 
-    def commit(self, submissions: Sequence[Submission]) -> list[Outcome]:
+    def commit(
+        self, submissions: Sequence[Submission], before_write: Callable[[], object] = lambda: None
+    ) -> list[Outcome]:
         """Decide each of *submissions* in turn and commit all of their events together.
 
-        A refused one takes no other with it. The outcomes are in the order of the submissions.
+        A refused one takes no other with it. The outcomes are in the order of the submissions. *before_write* is called
+        when all is decided: from then on another thread may have most of the interpreter.
 
         Raises:
             StorageFull, Overloaded: nothing of the group was written, for a reason of the storage's.
@@ -310,10 +320,11 @@ class Committer:
                 states, self._next_stream = {}, ledger.next_stream(self.ledger)
                 self._tree = tree.read(self.ledger)
             self._in_step = False
-            group = _Group(self.views.position, states, self.keys)
+            group = _Group(submissions, self.views.position, states, self.keys)
             # Decided outside of a transaction: this process alone writes, so nothing that is read here can change.
             decided = [self._decide(group, submission) for submission in submissions]
             records = ledger.seal(group.events)
+            before_write()
             self._write(group, records)
         except database.SQLError as error:
             refusal = database.to_domain_error(error)
@@ -446,9 +457,14 @@ class Committer:
 
     def _taken(self, group: _Group, tenant_id: str, session_id: str) -> bool:
         """Whether there ever was such a session."""
-        return (tenant_id, session_id) in group.made or ledger.find_stream(
-            self.ledger, tenant_id, session_id
-        ) is not None
+        if group.taken is None:
+            wanted = {
+                (each.tenant_id, each.session_id)
+                for each in group.submissions
+                if isinstance(each.command, (CreateSession, ForkSession))
+            }
+            group.taken = ledger.taken(self.ledger, wanted)
+        return (tenant_id, session_id) in group.taken
 
     def _reached(self, group: _Group, submission: Submission, session_id: str) -> SessionState | None:
         """The session, if whoever sent *submission* sees it."""
@@ -481,7 +497,8 @@ class Committer:
         stream = Stream(self._next_stream, submission.tenant_id, submission.session_id)
         self._next_stream += 1
         group.streams.append(stream)
-        group.made.add((submission.tenant_id, submission.session_id))
+        if group.taken is not None:
+            group.taken.add((submission.tenant_id, submission.session_id))
         return stream.key
 
     def _place(

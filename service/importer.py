@@ -6,7 +6,7 @@ of them until it is committed.
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -88,24 +88,45 @@ def run(
         report.rejected += 1
         on_rejected(rejected)
 
-    groups = _groups(source)
-    with ThreadPoolExecutor(1, thread_name_prefix="import") as reader, ExitStack() as stack:
-        coming = reader.submit(next, groups)
-        is_first = True
+    with ThreadPoolExecutor(1, thread_name_prefix="import") as thread, ExitStack() as stack:
+        groups = _Ahead(_groups(source), thread)
+        group = groups.take()
+        if not group.is_last:
+            stack.enter_context(committer.views.left_behind(committer.ledger, on_views))
         while True:
-            group = coming.result()
-            if not group.is_last:
-                coming = reader.submit(next, groups)
-                if is_first:
-                    stack.enter_context(committer.views.left_behind(committer.ledger, on_views))
-            is_first = False
             for rejected in group.rejected:
                 reject(rejected)
-            _commit(committer, group.found, report, reject)
+            _commit(committer, group.found, report, reject, groups.begin)
             on_progress(group.done)
             if group.is_last:
                 break
+            group = groups.take()
     return report
+
+
+class _Ahead:
+    """The groups of a file, the next of which another thread reads from when it is told to begin.
+
+    That is when the present one is decided. Until then both would only take the interpreter from each other, and what
+    follows, SQLite's part, does not need it.
+    """
+
+    def __init__(self, groups: Iterator[_Group], thread: ThreadPoolExecutor) -> None:
+        self._groups = groups
+        self._thread = thread
+        self._coming: Future[_Group] | None = None
+
+    def begin(self) -> None:
+        """Have the next one read, if it is not yet."""
+        self._coming = self._begun()
+
+    def take(self) -> _Group:
+        """The next one, once it is read."""
+        coming, self._coming = self._begun(), None
+        return coming.result()
+
+    def _begun(self) -> Future[_Group]:
+        return self._coming or self._thread.submit(next, self._groups, _Group(is_last=True))
 
 
 def _groups(source: Source) -> Iterator[_Group]:
@@ -127,12 +148,19 @@ def _groups(source: Source) -> Iterator[_Group]:
     yield group
 
 
-def _commit(committer: Committer, group: list[Found], report: Report, reject: Callable[[Rejected], None]) -> None:
+def _commit(
+    committer: Committer,
+    group: list[Found],
+    report: Report,
+    reject: Callable[[Rejected], None],
+    before_write: Callable[[], None],
+) -> None:
     outcomes = committer.commit(
         [
             Submission(tenant_id=found.tenant_id, session_id=found.session_id, actor=ACTOR, command=found.command)
             for found in group
-        ]
+        ],
+        before_write,
     )
     for found, outcome in zip(group, outcomes, strict=True):
         if isinstance(outcome, Committed):

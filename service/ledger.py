@@ -19,6 +19,8 @@ CHECKED_AT_START = 100
 _HEAD = "SELECT position, leaf FROM events ORDER BY position DESC LIMIT 1"
 _IDENTITY = "SELECT id FROM ledger"
 _FIND_STREAM = "SELECT key FROM streams WHERE tenant_id = ? AND session_id = ?"
+_FIND_OWNERS = """SELECT s.tenant_id, s.session_id FROM json_each(?) AS wanted CROSS JOIN streams AS s
+  ON s.tenant_id = wanted.value ->> 0 AND s.session_id = wanted.value ->> 1"""
 _STREAM_VERSION = "SELECT max(version) FROM events WHERE stream = ?"
 _LAST_STREAM = "SELECT max(key) FROM streams"
 _INSERT_STREAMS = database.Bulk("INSERT INTO streams", "(?, ?, ?)")
@@ -185,6 +187,12 @@ def find_stream(connection: Connection, tenant_id: str, session_id: str) -> int 
     """The key of a session's stream, deleted ones included, or None where there never was one."""
     row = connection.execute(_FIND_STREAM, (tenant_id, session_id)).fetchone()
     return None if row is None else row[0]
+
+
+@_reading()
+def taken(connection: Connection, sessions: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of *sessions*, each by tenant and id, of which there ever was one: a step for all of them."""
+    return set(connection.execute(_FIND_OWNERS, (msgspec.json.encode(list(sessions)).decode(),)))
 
 
 @_reading()
