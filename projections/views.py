@@ -54,6 +54,11 @@ class Views:
         return () if self._left else self.projections
 
     @property
+    def are_built_in(self) -> bool:
+        """Whether there are no projections of one's own, which may refuse an event."""
+        return self.projections == BUILT_IN
+
+    @property
     def db(self) -> Connection:
         """The ledger's writing connection, to which the views are attached: it sees what it has not committed yet.
 

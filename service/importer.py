@@ -1,8 +1,8 @@
 """Import: JSON lines, or the SQLite file of the CRUD store that chatledger replaces.
 
 Each session is one run of events in one transaction, so that after an interruption a session is there whole or not at
-all, and a second run passes over those that are. Both readers stream: one session is in memory at a time, and a group
-of them until it is committed.
+all, and a second run passes over those that are. Both readers stream: one session is in memory at a time, and two groups
+of them: the one that is committed, and the next.
 """
 
 from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ def run(
 ) -> Report:
     """Import all of *source*. What is rejected takes nothing else with it.
 
-    While a group is committed, another thread reads the next one. If there is more than one, the views are left behind
+    While a group is written, another thread reads the next one. If there is more than one, the views are left behind
     until all are there; *on_views* is then called with the position that they have reached, and that to reach.
     """
     report = Report()
@@ -91,7 +91,8 @@ def run(
     with ThreadPoolExecutor(1, thread_name_prefix="import") as thread, ExitStack() as stack:
         groups = _Ahead(_groups(source), thread)
         group = groups.take()
-        if not group.is_last:
+        # What a projection of one's own refuses is not to be in the ledger: it has to see each group.
+        if not group.is_last and committer.views.are_built_in:
             stack.enter_context(committer.views.left_behind(committer.ledger, on_views))
         while True:
             for rejected in group.rejected:
