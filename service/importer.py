@@ -1,8 +1,8 @@
 """Import: JSON lines, or the SQLite file of the CRUD store that chatledger replaces.
 
 Each session is one run of events in one transaction, so that after an interruption a session is there whole or not at
-all, and a second run passes over those that are. Both readers stream: one session is in memory at a time, and two groups
-of them: the one that is committed, and the next.
+all, and a second run passes over those that are. Both readers stream: one session is in memory at a time, and two
+groups of them: the one that is committed, and the next.
 """
 
 from collections.abc import Callable, Iterator
