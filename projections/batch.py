@@ -53,9 +53,10 @@ CREATE TEMP TRIGGER append_event INSTEAD OF INSERT ON append BEGIN
   INSERT INTO events VALUES (NEW.position, NEW.stream, NEW.version, NEW.type, NEW.schema, NEW.recorded_at, NEW.actor,
     NEW.request_id, NEW.payload, NEW.salt, NEW.leaf);
   UPDATE tree SET size = NEW.position, frontier = NEW.frontier WHERE NEW.frontier IS NOT NULL;
-  INSERT INTO advance SELECT NEW.position WHERE NEW.frontier IS NOT NULL;
+  {follow}
 END;
 """
+_FOLLOW = "INSERT INTO advance SELECT NEW.position WHERE NEW.frontier IS NOT NULL;"
 TAKE_TO = "INSERT INTO advance VALUES (?)"
 """Takes the views to a position."""
 APPEND = Bulk("INSERT INTO append", f"({', '.join('?' * 12)})")
@@ -88,7 +89,12 @@ def prepare_advance(db: Connection, projections: Sequence[Projection]) -> None:
 def prepare_append(db: Connection, projections: Sequence[Projection]) -> None:
     """Make `append` too: events inserted there are in the ledger and in the views, in one step."""
     prepare_advance(db, projections)
-    db.execute(_APPEND)
+    db.execute(_APPEND.format(follow=_FOLLOW))
+
+
+def prepare_append_alone(db: Connection) -> None:
+    """Make `append` for events that go into the ledger alone: the views, which are not attached, follow later."""
+    db.execute(_APPEND.format(follow=""))
 
 
 def _merge_patch(*values: SQLiteValue) -> SQLiteValue:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -61,15 +62,17 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
     settings = settings_with(database_path=database)
     check_tenant(tenant)
     source = importer.open_source(file, settings, tenant_id=tenant)
-    with (
-        offline.writing(settings) as committer,
-        Progress("import", unit=source.unit, total=source.total, bytes_=source.unit == "bytes") as progress,
-    ):
+    with ExitStack() as stack:
+        committer = stack.enter_context(offline.writing(settings))
+        progress = stack.enter_context(
+            Progress("import", unit=source.unit, total=source.total, bytes_=source.unit == "bytes")
+        )
         report = importer.run(
             committer,
             source,
             on_rejected=_say_rejected(),
             on_progress=progress.update,
+            on_views=_progress_of_views(stack),
         )
     click.echo(
         f"{report.sessions} sessions with {report.messages} messages imported, {report.present} were there already, "
@@ -77,6 +80,19 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
     )
     if report.rejected:
         sys.exit(1)
+
+
+def _progress_of_views(stack: ExitStack) -> Callable[[int, int], None]:
+    """Shown from its first call on, and until *stack* ends: after a small import the views have nothing to catch up."""
+    progress: Progress | None = None
+
+    def update(done: int, total: int) -> None:
+        nonlocal progress
+        if progress is None:
+            progress = stack.enter_context(Progress("views", unit="events"))
+        progress.update(done, total)
+
+    return update
 
 
 def _say_rejected() -> Callable[[Rejected], None]:

@@ -263,21 +263,31 @@ def _change_keys(keys: KeyRing, command: KeyCommand) -> Decision:
 
 
 def _append(state: SessionState, context: Context, command: AppendMessages, expected_version: int | None) -> Decision:
-    new: list[Message] = []
-    shown: list[int | StoredMessage] = []
-    for message in command.messages:
-        stored = context.stored.get(message.id)
-        if stored is None:
-            shown.append(len(new))
-            new.append(message)
-        else:
-            shown.append(_same(message, stored))
+    new, shown = _sort_out(command.messages, context.stored)
     if new:
         # A retry of what is stored already passes, whatever If-Match says: RFC 9110 section 13.1.1 lets a
         # request through that "has already been applied", and the first try has moved the version itself.
         _expect(state, expected_version)
     _check_parents(command.messages, context.stored, single=command.single)
     return Decision(_number(new, after=state.last_seq), shown)
+
+
+def _sort_out(
+    messages: Sequence[Message], stored: Mapping[str, StoredMessage]
+) -> tuple[Sequence[Message], Sequence[int | StoredMessage]]:
+    """Those of *messages* that are new, and what to show of each: its index among these, or what is stored already."""
+    if not stored:
+        return messages, range(len(messages))
+    new: list[Message] = []
+    shown: list[int | StoredMessage] = []
+    for message in messages:
+        before = stored.get(message.id)
+        if before is None:
+            shown.append(len(new))
+            new.append(message)
+        else:
+            shown.append(_same(message, before))
+    return new, shown
 
 
 def _same(message: Message, stored: StoredMessage) -> StoredMessage:
@@ -290,6 +300,8 @@ def _same(message: Message, stored: StoredMessage) -> StoredMessage:
 
 
 def _check_parents(messages: Sequence[Message], stored: Mapping[str, StoredMessage], *, single: bool) -> None:
+    if not [message for message in messages if isinstance(message.parent_id, str)]:
+        return
     earlier: set[str] = set()
     for number, message in enumerate(messages):
         parent = message.parent_id

@@ -3,7 +3,7 @@
 Synchronous and for one thread; `writer.py` feeds it while serving, an import feeds it directly.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -27,6 +27,7 @@ from service.commands import (
     Ended,
     EraseSession,
     ForkSession,
+    RemoveMessage,
     RevokeKey,
     StoredMessage,
     decide,
@@ -35,7 +36,7 @@ from service.commands import (
 from service.database import Connection
 from service.documents import message_document, stored_message_document
 from service.errors import DomainError, IdempotencyMismatch, Overloaded, RefusedToStart, StorageFull
-from service.events import KEYS_SESSION, SESSION_ERASED, SYSTEM_TENANT, Event, MessageAppended, MessageRemoved, type_of
+from service.events import KEYS_SESSION, SESSION_ERASED, SYSTEM_TENANT, Event, MessageAppended, type_of
 from service.idempotency import Answer, IdempotencyKey, KeyClock
 from service.keys import KeyRing
 from service.ledger import Record, Stream
@@ -93,7 +94,14 @@ class _Group:
     `states` and `keyring` begin with what the committer knows of before.
     """
 
-    def __init__(self, position: int, states: dict[tuple[str, str], SessionState | None], keyring: KeyRing) -> None:
+    def __init__(
+        self,
+        submissions: Sequence[Submission],
+        position: int,
+        states: dict[tuple[str, str], SessionState | None],
+        keyring: KeyRing,
+    ) -> None:
+        self.submissions = submissions
         self.position = position
         self.recorded_at = now_us()
         self.events: list[Event] = []
@@ -101,8 +109,28 @@ class _Group:
         self.answers: list[tuple[str, IdempotencyKey, Answer]] = []
         self.states = states
         self.keyring = keyring
-        self.messages: dict[tuple[int, str], StoredMessage] = {}
         self.answered: dict[tuple[str, str], tuple[IdempotencyKey, Answer]] = {}
+        self.taken: set[tuple[str, str]] | None = None  # of the sessions that the group wants to make
+        self._messages: dict[int, dict[str, StoredMessage]] = {}
+        self._appended: dict[int, list[Event]] = {}
+
+    def note(self, events: Sequence[Event]) -> None:
+        """*events* of one stream were added."""
+        self.events.extend(events)
+        self.position += len(events)
+        if events:
+            self._appended.setdefault(events[0].stream, []).extend(events)
+
+    def messages(self, stream: int) -> dict[str, StoredMessage]:
+        """The messages that were added to *stream* so far, by their ids.
+
+        Made when somebody asks: most groups, and all of an import, end without.
+        """
+        found = self._messages.setdefault(stream, {})
+        for event in self._appended.pop(stream, ()):
+            if isinstance(event.data, MessageAppended):
+                found[event.data.message.id] = StoredMessage(event, removed=False)
+        return found
 
 
 class _Accepted(msgspec.Struct, frozen=True, gc=False):
@@ -272,10 +300,13 @@ class Committer:
                 self.views.forget()
                 connection.close()
 
-    def commit(self, submissions: Sequence[Submission]) -> list[Outcome]:
+    def commit(
+        self, submissions: Sequence[Submission], before_write: Callable[[], object] = lambda: None
+    ) -> list[Outcome]:
         """Decide each of *submissions* in turn and commit all of their events together.
 
-        A refused one takes no other with it. The outcomes are in the order of the submissions.
+        A refused one takes no other with it. The outcomes are in the order of the submissions. *before_write* is called
+        when all is decided: from then on another thread may have most of the interpreter.
 
         Raises:
             StorageFull, Overloaded: nothing of the group was written, for a reason of the storage's.
@@ -289,10 +320,11 @@ class Committer:
                 states, self._next_stream = {}, ledger.next_stream(self.ledger)
                 self._tree = tree.read(self.ledger)
             self._in_step = False
-            group = _Group(self.views.position, states, self.keys)
+            group = _Group(submissions, self.views.position, states, self.keys)
             # Decided outside of a transaction: this process alone writes, so nothing that is read here can change.
             decided = [self._decide(group, submission) for submission in submissions]
             records = ledger.seal(group.events)
+            before_write()
             self._write(group, records)
         except database.SQLError as error:
             refusal = database.to_domain_error(error)
@@ -314,13 +346,13 @@ class Committer:
         rows = [(*row, None) for row in ledger.rows(records)]
         if rows:
             rows[-1] = (*rows[-1][:-1], grown.encode())
-        simple = not (completed or group.streams or group.answers or in_python(self.views.projections))
+        simple = not (completed or group.streams or group.answers or in_python(self.views.live))
         if not simple or len(rows) > APPEND.ROWS_MAX:
             with database.immediate(self.ledger):
                 ledger.write_streams(self.ledger, group.streams)
                 APPEND.execute(self.ledger, rows)
                 tree.extend_tiles(self.ledger, completed)
-                apply_in_python(self.ledger, self.views.projections, group.events)
+                apply_in_python(self.ledger, self.views.live, group.events)
                 self._remember(group)
         else:
             # One statement is a transaction of its own, and one step instead of three: each costs the writer a wait
@@ -401,9 +433,10 @@ class Committer:
         if isinstance(command, (CreateKey, RevokeKey)):
             stream = self._ended(group, tenant_id, session_id)
             return Context(session_id, None, stream is not None, {}, ended=stream, keys=group.keyring)
-        state = self._reached(group, submission, session_id)
         making = isinstance(command, (CreateSession, ForkSession))
         taken = making and self._taken(group, tenant_id, session_id)
+        # A session that is to be made is either taken, and what it is does not matter, or not there.
+        state = None if making else self._reached(group, submission, session_id)
         stored = {} if state is None else self._stored(group, state.stream, named_ids(command))
         source = None
         if isinstance(command, ForkSession):
@@ -424,8 +457,14 @@ class Committer:
 
     def _taken(self, group: _Group, tenant_id: str, session_id: str) -> bool:
         """Whether there ever was such a session."""
-        made = any(each.tenant_id == tenant_id and each.session_id == session_id for each in group.streams)
-        return made or ledger.find_stream(self.ledger, tenant_id, session_id) is not None
+        if group.taken is None:
+            wanted = {
+                (each.tenant_id, each.session_id)
+                for each in group.submissions
+                if isinstance(each.command, (CreateSession, ForkSession))
+            }
+            group.taken = ledger.taken(self.ledger, wanted)
+        return (tenant_id, session_id) in group.taken
 
     def _reached(self, group: _Group, submission: Submission, session_id: str) -> SessionState | None:
         """The session, if whoever sent *submission* sees it."""
@@ -439,7 +478,10 @@ class Committer:
         return group.states[key]
 
     def _stored(self, group: _Group, stream: int, ids: Sequence[str]) -> dict[str, StoredMessage]:
-        found = {name: group.messages[stream, name] for name in ids if (stream, name) in group.messages}
+        if not ids:
+            return {}
+        noted = group.messages(stream)
+        found = {name: noted[name] for name in ids if name in noted}
         unseen = [name for name in ids if name not in found]
         rows = message_rows.known(self.views.db, stream, unseen) if unseen else {}
         if rows:
@@ -455,6 +497,8 @@ class Committer:
         stream = Stream(self._next_stream, submission.tenant_id, submission.session_id)
         self._next_stream += 1
         group.streams.append(stream)
+        if group.taken is not None:
+            group.taken.add((submission.tenant_id, submission.session_id))
         return stream.key
 
     def _place(
@@ -464,16 +508,16 @@ class Committer:
         version = 0 if context.place is None else context.place[1]
         return [
             Event(
-                position=group.position + number,
-                stream=stream,
-                tenant_id=submission.tenant_id,
-                session_id=submission.session_id,
-                version=version + number,
-                type=type_of(data),
-                recorded_at=group.recorded_at,
-                actor=submission.actor,
-                request_id=submission.request_id,
-                data=data,
+                group.position + number,
+                stream,
+                submission.tenant_id,
+                submission.session_id,
+                version + number,
+                type_of(data),
+                group.recorded_at,
+                submission.actor,
+                submission.request_id,
+                data,
             )
             for number, data in enumerate(decision.events, start=1)
         ]
@@ -482,15 +526,11 @@ class Committer:
         self, group: _Group, submission: Submission, context: Context, events: list[Event]
     ) -> SessionState | None:
         """Let the group know of *events*, and return the session's state behind them."""
-        group.events.extend(events)
-        group.position += len(events)
-        for event in events:
-            data = event.data
-            if isinstance(data, MessageAppended):
-                group.messages[event.stream, data.message.id] = StoredMessage(event, removed=False)
-            elif isinstance(data, MessageRemoved):
-                stored = context.stored[data.message_id]
-                group.messages[event.stream, data.message_id] = msgspec.structs.replace(stored, removed=True)
+        group.note(events)
+        if isinstance(submission.command, RemoveMessage):
+            removed = submission.command.message_id
+            noted = group.messages(events[0].stream)
+            noted[removed] = msgspec.structs.replace(context.stored[removed], removed=True)
         if context.keys is not None:
             group.keyring = group.keyring.after(events)
             return None

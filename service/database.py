@@ -38,7 +38,7 @@ CACHE_KIB = 64 * 1024
 BULK_CACHE_KIB = 4 * 1024
 """Of each file while views are filled: a batch and what it changes. What comes next has not been read before, and more
 pages than the processor's cache holds only cost time (docs/decisions/0013-projections-in-sql.md)."""
-LEDGER_PAGE_BYTES = 4096
+LEDGER_PAGE_BYTES = 8192  # half of what pages of 4096 leave empty behind rows of some 600 bytes
 VIEWS_PAGE_BYTES = 8192  # a rebuild takes a fifth less time than with 4096, and an append as long
 STATEMENTS_CACHED = 512  # a group's statements come in 64 lengths each, see Bulk
 SQLITE_VERSION_MIN = (3, 51, 3)  # before it: the WAL-reset bug, https://www.sqlite.org/wal.html
@@ -570,18 +570,23 @@ class Bulk:
 
     APSW gives Python's interpreter lock back around each step of SQLite, and under load the writer waits some
     80 µs to get it again. One step instead of one for each row halves the time of a group, and a rebuild is
-    faster by a third (docs/decisions/0007-many-rows-a-step.md).
+    faster by a third (docs/decisions/0007-many-rows-a-step.md). Of many rows, 256 are one statement.
     """
 
     ROWS_MAX = 64
+    ROWS_MANY = 256  # a text that APSW still keeps in its cache: up to 16 KiB
 
     def __init__(self, before: str, row: str, after: str = "") -> None:
         """Write SQL as `{before} VALUES {row}, {row} … {after}`."""
         self._statements = [f"{before} VALUES {', '.join([row] * count)} {after}" for count in range(self.ROWS_MAX + 1)]
+        self._many = f"{before} VALUES {', '.join([row] * self.ROWS_MANY)} {after}"
 
     def execute(self, connection: Connection, rows: Sequence[tuple[SQLiteValue, ...]]) -> None:
         """Run the statement for all of *rows*, in order."""
-        for start in range(0, len(rows), self.ROWS_MAX):
+        many = len(rows) - len(rows) % self.ROWS_MANY
+        for start in range(0, many, self.ROWS_MANY):
+            connection.execute(self._many, list(chain.from_iterable(rows[start : start + self.ROWS_MANY])))
+        for start in range(many, len(rows), self.ROWS_MAX):
             part = rows[start : start + self.ROWS_MAX]
             connection.execute(self._statements[len(part)], list(chain.from_iterable(part)))
 

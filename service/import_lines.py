@@ -11,8 +11,8 @@ from service.clock import format_us, parse_us
 from service.commands import CreateSession
 from service.errors import DomainError, InvalidRequest, TooLarge
 from service.ids import ID_RULE, is_id
-from service.intake import MessageInput, accept_messages, accept_traits, check_session_size
-from service.jsontext import check_text, explain_malformed
+from service.intake import MessageInput, accept_messages, accept_traits, check_session_size, may_nest_deeper
+from service.jsontext import check_characters, check_depth, explain_malformed, may_be_deeper
 from service.settings import Settings
 
 
@@ -28,13 +28,17 @@ class SessionLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A session in the file: `where` it stands there, for messages to people. `has_ids` tells given message ids."""
+    """A session in the file: `where` it stands there, for messages to people. `has_ids` tells given message ids.
+
+    `size_bytes` is about what its messages take.
+    """
 
     where: str
     tenant_id: str
     session_id: str
     command: CreateSession
     has_ids: list[bool]
+    size_bytes: int
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -55,6 +59,9 @@ class Source(msgspec.Struct, frozen=True):
     unit: str
     done: Callable[[], int]
 
+
+ADDED_BYTES_MAX = 128
+"""How much longer a message can be as it is kept than it was in its line: by an id, and a time in full."""
 
 _line = msgspec.json.Decoder(SessionLine)
 
@@ -86,9 +93,10 @@ def open_lines(path: Path, settings: Settings, tenant_id: str) -> Source:
 def parse_line(text: bytes, where: str, settings: Settings, tenant_id: str) -> Item:
     """The session that a line says, checked as a request would be, or why it cannot be imported."""
     try:
-        check_text(text, depth_max=settings.json_depth_max)
+        check_characters(text)
         line = _line.decode(text)
-        return _accept(line, where, settings, tenant_id)
+        _check_depth(line, text, depth_max=settings.json_depth_max)
+        return _accept(line, where, settings, tenant_id, size_bytes=len(text))
     except DomainError as error:
         field = f" at {error.field}" if isinstance(error, InvalidRequest) and error.field else ""
         return Rejected(where, f"{error}{field}")
@@ -100,13 +108,20 @@ def parse_line(text: bytes, where: str, settings: Settings, tenant_id: str) -> I
         return Rejected(where, "arrays and objects nest too deeply")
 
 
-def _accept(line: SessionLine, where: str, settings: Settings, tenant_id: str) -> Found:
+def _check_depth(line: SessionLine, text: bytes, *, depth_max: int) -> None:
+    traits = line.traits is not UNSET and may_be_deeper(line.traits, depth_max - 1)
+    if traits or may_nest_deeper(line.messages, depth_max):
+        check_depth(text, depth_max=depth_max)
+
+
+def _accept(line: SessionLine, where: str, settings: Settings, tenant_id: str, *, size_bytes: int) -> Found:
     if not is_id(line.id):
         raise InvalidRequest(f"An id is {ID_RULE}.", field="$.id")
     messages = accept_messages(line.messages, field="$.messages")
-    for message in messages:
-        if len(msgspec.json.encode(message)) > settings.message_bytes_max:
-            raise TooLarge("message", limit_bytes=settings.message_bytes_max)
+    if size_bytes + ADDED_BYTES_MAX > settings.message_bytes_max:  # else none of them can be too long
+        for message in messages:
+            if len(msgspec.json.encode(message)) > settings.message_bytes_max:
+                raise TooLarge("message", limit_bytes=settings.message_bytes_max)
     traits = accept_traits(line.traits)
     check_session_size(settings, title=line.title, user_id=line.user_id, traits=traits)
     try:
@@ -117,4 +132,4 @@ def _accept(line: SessionLine, where: str, settings: Settings, tenant_id: str) -
         user_id=line.user_id, title=line.title, traits=traits, created_at=created_at, messages=messages
     )
     has_ids = [isinstance(message.id, str) for message in line.messages]
-    return Found(where, tenant_id, line.id, command, has_ids)
+    return Found(where, tenant_id, line.id, command, has_ids, size_bytes)

@@ -1,11 +1,13 @@
 """Import: JSON lines, or the SQLite file of the CRUD store that chatledger replaces.
 
 Each session is one run of events in one transaction, so that after an interruption a session is there whole or not at
-all, and a second run passes over those that are. Both readers stream: one session is in memory at a time, and a group
-of them until it is committed.
+all, and a second run passes over those that are. Both readers stream: one session is in memory at a time, and two
+groups of them: the one that is committed, and the next.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -20,7 +22,6 @@ from service.errors import RefusedToStart, SessionExists
 from service.events import Event, Message, MessageAppended, SessionCreated
 from service.import_crud import open_crud_store
 from service.import_lines import Found, Rejected, Source, open_lines
-from service.intake import message_bytes
 from service.jsontext import same_json
 from service.settings import Settings
 from service.state import NO_TRAITS
@@ -41,6 +42,15 @@ class Report(msgspec.Struct):
     messages: int = 0
     present: int = 0
     rejected: int = 0
+
+
+class _Group(msgspec.Struct):
+    """What one transaction takes, and what was rejected on the way; `done` is how far the file was read then."""
+
+    found: list[Found] = []
+    rejected: list[Rejected] = []
+    done: int = 0
+    is_last: bool = False
 
 
 def open_source(path: Path, settings: Settings, *, tenant_id: str) -> Source:
@@ -65,34 +75,93 @@ def run(
     *,
     on_rejected: Callable[[Rejected], None],
     on_progress: Callable[[int], None],
+    on_views: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Import all of *source*. What is rejected takes nothing else with it."""
+    """Import all of *source*. What is rejected takes nothing else with it.
+
+    While a group is written, another thread reads the next one. If there is more than one, the views are left behind
+    until all are there; *on_views* is then called with the position that they have reached, and that to reach.
+    """
     report = Report()
-    group: list[Found] = []
-    events = size_bytes = 0
-    for item in source.items:
-        if isinstance(item, Rejected):
-            report.rejected += 1
-            on_rejected(item)
-            continue
-        group.append(item)
-        events += 1 + len(item.command.messages)
-        size_bytes += sum(map(message_bytes, item.command.messages))
-        if events >= GROUP_EVENTS or size_bytes >= GROUP_BYTES:
-            _commit(committer, group, report, on_rejected)
-            on_progress(source.done())
-            group, events, size_bytes = [], 0, 0
-    _commit(committer, group, report, on_rejected)
-    on_progress(source.done())
+
+    def reject(rejected: Rejected) -> None:
+        report.rejected += 1
+        on_rejected(rejected)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="import") as thread, ExitStack() as stack:
+        groups = _Ahead(_groups(source), thread)
+        group = groups.take()
+        # What a projection of one's own refuses is not to be in the ledger: it has to see each group.
+        if not group.is_last and committer.views.are_built_in:
+            stack.enter_context(committer.views.left_behind(committer.ledger, on_views))
+        while True:
+            for rejected in group.rejected:
+                reject(rejected)
+            _commit(committer, group.found, report, reject, groups.begin)
+            on_progress(group.done)
+            if group.is_last:
+                break
+            group = groups.take()
     return report
 
 
-def _commit(committer: Committer, group: list[Found], report: Report, on_rejected: Callable[[Rejected], None]) -> None:
+class _Ahead:
+    """The groups of a file, the next of which another thread reads from when it is told to begin.
+
+    That is when the present one is decided. Until then both would only take the interpreter from each other, and what
+    follows, SQLite's part, does not need it.
+    """
+
+    def __init__(self, groups: Iterator[_Group], thread: ThreadPoolExecutor) -> None:
+        self._groups = groups
+        self._thread = thread
+        self._coming: Future[_Group] | None = None
+
+    def begin(self) -> None:
+        """Have the next one read, if it is not yet."""
+        self._coming = self._begun()
+
+    def take(self) -> _Group:
+        """The next one, once it is read."""
+        coming, self._coming = self._begun(), None
+        return coming.result()
+
+    def _begun(self) -> Future[_Group]:
+        return self._coming or self._thread.submit(next, self._groups, _Group(is_last=True))
+
+
+def _groups(source: Source) -> Iterator[_Group]:
+    """The file in pieces that one transaction each takes. The last one may have nothing in it."""
+    group, events, size_bytes = _Group(), 0, 0
+    for item in source.items:
+        events += 1
+        if isinstance(item, Rejected):
+            group.rejected.append(item)
+        else:
+            group.found.append(item)
+            events += len(item.command.messages)
+            size_bytes += item.size_bytes
+        if events >= GROUP_EVENTS or size_bytes >= GROUP_BYTES:
+            group.done = source.done()
+            yield group
+            group, events, size_bytes = _Group(), 0, 0
+    group.done, group.is_last = source.done(), True
+    yield group
+
+
+def _commit(
+    committer: Committer,
+    group: list[Found],
+    report: Report,
+    reject: Callable[[Rejected], None],
+    before_write: Callable[[], None],
+) -> None:
     outcomes = committer.commit(
         [
             Submission(tenant_id=found.tenant_id, session_id=found.session_id, actor=ACTOR, command=found.command)
             for found in group
-        ]
+        ],
+        before_write,
     )
     for found, outcome in zip(group, outcomes, strict=True):
         if isinstance(outcome, Committed):
@@ -101,8 +170,7 @@ def _commit(committer: Committer, group: list[Found], report: Report, on_rejecte
         elif isinstance(outcome, SessionExists) and _is_present(committer.ledger, found):
             report.present += 1
         else:
-            report.rejected += 1
-            on_rejected(Rejected(found.where, f"session {found.session_id}: {outcome}"))
+            reject(Rejected(found.where, f"session {found.session_id}: {outcome}"))
 
 
 def _is_present(connection: Connection, found: Found) -> bool:

@@ -9,7 +9,7 @@ from service.clock import format_us, parse_us
 from service.errors import InvalidRequest, TooLarge
 from service.events import Message, MessageFields
 from service.ids import ID_RULE, is_id, new_id
-from service.jsontext import compact
+from service.jsontext import compact, may_be_deeper
 from service.settings import Settings
 from service.state import NO_TRAITS
 
@@ -32,6 +32,12 @@ class _AnyObject(msgspec.Struct):
 _check_parts = msgspec.json.Decoder(list[_ContentPart]).decode
 _check_objects = msgspec.json.Decoder(list[_AnyObject]).decode
 
+_ARRAY = ord("[")
+_STRING_OR_NULL = b'"n'
+_NESTED = b"[{"
+MESSAGE_DEPTH = 3
+"""Of a message in the list of an object, itself included."""
+
 # Besides its words, what an assistant's message may consist of (OpenAI: content is optional beside these).
 _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "audio", "refusal")
 
@@ -42,31 +48,37 @@ def accept_message(given: MessageInput, *, field: str) -> Message:
     Raises:
         InvalidRequest: a member has a form that the contract does not allow.
     """
+    tool_calls, metadata, audio = given.tool_calls, given.metadata, given.audio
+    function_call, annotations = given.function_call, given.annotations
+    # Nearly all messages have none of these: no call, and no name of a field, for each that is not there.
     return Message(
-        id=_accept_id(given.id, field=f"{field}.id"),
-        created_at=_accept_time(given.created_at, field=f"{field}.created_at"),
+        id=_accept_id(given.id, field=field, name=".id"),
+        created_at=UNSET if given.created_at is UNSET else _accept_time(given.created_at, field=f"{field}.created_at"),
         role=given.role,
-        content=_accept_content(given, field=f"{field}.content"),
+        content=_accept_content(given, field=field),
         name=given.name,
-        tool_calls=_accept_array(given.tool_calls, field=f"{field}.tool_calls"),
+        tool_calls=UNSET if tool_calls is UNSET else _accept_array(tool_calls, field=f"{field}.tool_calls"),
         tool_call_id=given.tool_call_id,
         parent_id=given.parent_id,
-        metadata=accept_object(given.metadata, field=f"{field}.metadata"),
+        metadata=UNSET if metadata is UNSET else accept_object(metadata, field=f"{field}.metadata"),
         refusal=given.refusal,
-        audio=accept_object(given.audio, field=f"{field}.audio"),
-        function_call=accept_object(given.function_call, field=f"{field}.function_call"),
-        annotations=_accept_array(given.annotations, field=f"{field}.annotations"),
+        audio=UNSET if audio is UNSET else accept_object(audio, field=f"{field}.audio"),
+        function_call=(
+            UNSET if function_call is UNSET else accept_object(function_call, field=f"{field}.function_call")
+        ),
+        annotations=UNSET if annotations is UNSET else _accept_array(annotations, field=f"{field}.annotations"),
     )
 
 
 def accept_messages(given: Sequence[MessageInput], *, field: str) -> tuple[Message, ...]:
     """Each of a batch's messages as `accept_message` takes it; ids that come twice are refused."""
-    accepted = tuple(accept_message(message, field=f"{field}[{number}]") for number, message in enumerate(given))
-    seen: set[str] = set()
-    for number, message in enumerate(accepted):
-        if message.id in seen:
-            raise InvalidRequest("The batch has this message id twice.", field=f"{field}[{number}].id")
-        seen.add(message.id)
+    accepted = tuple([accept_message(message, field=f"{field}[{number}]") for number, message in enumerate(given)])
+    if len({message.id for message in accepted}) < len(accepted):
+        seen: set[str] = set()
+        for number, message in enumerate(accepted):
+            if message.id in seen:
+                raise InvalidRequest("The batch has this message id twice.", field=f"{field}[{number}].id")
+            seen.add(message.id)
     return accepted
 
 
@@ -79,14 +91,29 @@ def message_bytes(message: Message) -> int:
     return sum(len(bytes(part)) for part in free if part is not UNSET)
 
 
+def may_nest_deeper(given: Sequence[MessageInput], depth_max: int) -> bool:
+    """A cheap look at a list of messages in an object: whether any may nest deeper than *depth_max*."""
+    parts = [
+        part
+        for message in given
+        for part in (
+            message.content, message.tool_calls, message.metadata, message.audio, message.function_call,
+            message.annotations,
+        )
+        if part is not UNSET and memoryview(part)[0] in _NESTED
+    ]  # fmt: skip
+    return any(may_be_deeper(part, depth_max - MESSAGE_DEPTH) for part in parts)
+
+
 def named_ids(given: Sequence[MessageInput]) -> tuple[str, ...]:
     """The message ids that a client has chosen or refers to."""
-    return tuple(name for message in given for name in (message.id, message.parent_id) if isinstance(name, str))
+    ids = [message.id for message in given if isinstance(message.id, str)]
+    return (*ids, *[message.parent_id for message in given if isinstance(message.parent_id, str)])
 
 
 def accept_session_id(given: str | None, *, field: str = "$.id") -> str:
     """The id of a new session: the client's, or a new one."""
-    return _accept_id(given, field=field)
+    return _accept_id(given, field=field, name="")
 
 
 def accept_traits(given: Raw | UnsetType, *, field: str = "$.traits") -> Raw:
@@ -115,11 +142,11 @@ def accept_object(given: Raw | UnsetType, *, field: str) -> Raw | UnsetType:
     return compact(given)
 
 
-def _accept_id(given: str | None | UnsetType, *, field: str) -> str:
+def _accept_id(given: str | None | UnsetType, *, field: str, name: str) -> str:
     if not isinstance(given, str):
         return new_id()
     if not is_id(given):
-        raise InvalidRequest(f"An id is {ID_RULE}.", field=field)
+        raise InvalidRequest(f"An id is {ID_RULE}.", field=field + name)
     return given
 
 
@@ -137,13 +164,14 @@ def _accept_content(given: MessageInput, *, field: str) -> Raw | UnsetType:
     if content is UNSET:
         if given.role == "assistant" and any(getattr(given, name) is not UNSET for name in _INSTEAD_OF_CONTENT):
             return UNSET
-        raise InvalidRequest("A message has a content: a string, null or an array of parts.", field=field)
-    text = bytes(content)
-    if text[:1] == b"[":
-        _check(_check_parts, text, "Expected an array of content parts: objects with a `type`", field=field)
+        raise InvalidRequest("A message has a content: a string, null or an array of parts.", field=f"{field}.content")
+    first = memoryview(content)[0]
+    if first == _ARRAY:
+        expected = "Expected an array of content parts: objects with a `type`"
+        _check(_check_parts, bytes(content), expected, field=f"{field}.content")
         return compact(content)
-    if text[:1] not in b'"n':
-        raise InvalidRequest("Expected a string, null or an array of content parts.", field=field)
+    if first not in _STRING_OR_NULL:
+        raise InvalidRequest("Expected a string, null or an array of content parts.", field=f"{field}.content")
     return content
 
 

@@ -19,6 +19,8 @@ CHECKED_AT_START = 100
 _HEAD = "SELECT position, leaf FROM events ORDER BY position DESC LIMIT 1"
 _IDENTITY = "SELECT id FROM ledger"
 _FIND_STREAM = "SELECT key FROM streams WHERE tenant_id = ? AND session_id = ?"
+_FIND_OWNERS = """SELECT s.tenant_id, s.session_id FROM json_each(?) AS wanted CROSS JOIN streams AS s
+  ON s.tenant_id = wanted.value ->> 0 AND s.session_id = wanted.value ->> 1"""
 _STREAM_VERSION = "SELECT max(version) FROM events WHERE stream = ?"
 _LAST_STREAM = "SELECT max(key) FROM streams"
 _INSERT_STREAMS = database.Bulk("INSERT INTO streams", "(?, ?, ?)")
@@ -96,8 +98,7 @@ def _seal(event: Event, salt: bytes) -> Record:
         raise ValueError("an event without payload cannot be written")
     schema = SCHEMAS[event.type]
     payload = encode_payload(event.data)
-    leaf = leaf_of(event, schema, commitment(salt, payload))
-    return Record(event, schema, payload, salt, leaf)
+    return Record(event, schema, payload, salt, leaf_of(event, schema, commitment(salt, payload)))
 
 
 def leaf_of(event: Event, schema: int, committed: bytes) -> bytes:
@@ -108,16 +109,16 @@ def leaf_of(event: Event, schema: int, committed: bytes) -> bytes:
 def leaf_record(event: Event, schema: int, committed: bytes) -> LeafRecord:
     """What the tree says of *event*, whose payload has the commitment *committed*."""
     return LeafRecord(
-        actor=event.actor,
-        commitment=committed.hex(),
-        position=event.position,
-        recorded_at=event.recorded_at,
-        request_id=event.request_id,
-        schema=schema,
-        session=event.session_id,
-        tenant=event.tenant_id,
-        type=event.type,
-        version=event.version,
+        event.actor,
+        committed.hex(),
+        event.position,
+        event.recorded_at,
+        event.request_id,
+        schema,
+        event.session_id,
+        event.tenant_id,
+        event.type,
+        event.version,
     )
 
 
@@ -186,6 +187,12 @@ def find_stream(connection: Connection, tenant_id: str, session_id: str) -> int 
     """The key of a session's stream, deleted ones included, or None where there never was one."""
     row = connection.execute(_FIND_STREAM, (tenant_id, session_id)).fetchone()
     return None if row is None else row[0]
+
+
+@_reading()
+def taken(connection: Connection, sessions: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of *sessions*, each by tenant and id, of which there ever was one: a step for all of them."""
+    return set(connection.execute(_FIND_OWNERS, (msgspec.json.encode(list(sessions)).decode(),)))
 
 
 @_reading()

@@ -35,13 +35,24 @@ class LeafRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 _encode = msgspec.json.Encoder().encode
+_sha256 = hashlib.sha256
+
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
+_INNER_REST = b"\x36" * (_sha256().block_size - SALT_BYTES)
+_OUTER_REST = b"\x5c" * (_sha256().block_size - SALT_BYTES)
 
 
 def commitment(salt: bytes, payload: bytes) -> bytes:
-    """The 32 bytes that bind the tree to *payload* and reveal nothing of it once *salt* is gone."""
-    # Not hmac.digest, which gives the interpreter lock back even for a short payload: while serving that costs
-    # the writer more than the hash.
-    return hmac.new(salt, payload, hashlib.sha256).digest()
+    """The 32 bytes that bind the tree to *payload* and reveal nothing of it once *salt* is gone.
+
+    HMAC (RFC 2104 section 2) by hand: `hmac.new` takes half as long again, and `hmac.digest` gives the interpreter lock
+    back even for a short payload: while serving that costs the writer more than the hash.
+    """
+    if len(salt) != SALT_BYTES:  # of an altered ledger
+        return hmac.new(salt, payload, _sha256).digest()
+    inner = _sha256(salt.translate(_INNER) + _INNER_REST + payload).digest()
+    return _sha256(salt.translate(_OUTER) + _OUTER_REST + inner).digest()
 
 
 def record_bytes(record: LeafRecord) -> bytes:
@@ -51,12 +62,12 @@ def record_bytes(record: LeafRecord) -> bytes:
 
 def entry_hash(entry: bytes) -> bytes:
     """The leaf of an entry: SHA-256 over 0x00 and its bytes (RFC 6962 section 2.1)."""
-    return hashlib.sha256(LEAF_PREFIX + entry).digest()
+    return _sha256(LEAF_PREFIX + entry).digest()
 
 
 def leaf_hash(record: LeafRecord) -> bytes:
     """The leaf of an event."""
-    return entry_hash(_encode(record))
+    return _sha256(LEAF_PREFIX + _encode(record)).digest()
 
 
 NODE_PREFIX = b"\x01"
@@ -125,20 +136,24 @@ class Frontier:
         return fold(self.hashes)
 
     def append(self, leaves: Iterable[bytes]) -> list[TileHash]:
-        """Add *leaves*; one inner hash for each on average. Returns the hashes that tiles get by it."""
+        """Add *leaves*; one inner hash for each on average. Returns the hashes that tiles get by it, level by level."""
         completed: list[TileHash] = []
-        hashes, size = self.hashes, self.size
-        for leaf in leaves:
-            found, rest, height = leaf, size, 0
-            while rest & 1:
-                found = node_hash(hashes.pop(), found)
-                rest >>= 1
-                height += 1
-                if height % TILE_HEIGHT == 0:
-                    completed.append(TileHash(height // TILE_HEIGHT, rest, found))
-            hashes.append(found)
-            size += 1
-        self.size = size
+        row, first, height = list(leaves), self.size, 0
+        self.size += len(row)
+        waiting: list[bytes] = []
+        while row:  # the new subtrees of 2^height leaves, side by side, of which *first* is the number of the first
+            if first & 1:
+                row.insert(0, self.hashes.pop())
+            if len(row) & 1:
+                waiting.append(row[-1])
+            first >>= 1
+            height += 1
+            # Not node_hash, and row by row: this takes half the time.
+            pairs = iter(row)
+            row = [_sha256(NODE_PREFIX + left + right).digest() for left, right in zip(pairs, pairs, strict=False)]
+            if height % TILE_HEIGHT == 0:
+                completed += [TileHash(height // TILE_HEIGHT, number, found) for number, found in enumerate(row, first)]
+        self.hashes += reversed(waiting)
         return completed
 
 

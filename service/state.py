@@ -67,17 +67,26 @@ def evolve(state: SessionState | None, events: Sequence[Event]) -> SessionState 
     Pure. What `projections/sessions.py` does to rows, this does to a value, for deciding. An erased event
     leaves no trace: the erasure that follows it has taken the session away in any case.
     """
-    for event in events:
-        state = _change(state, event)
+    appended = 0
+    for number, event in enumerate(events, start=1):
+        data = event.data
+        if state is None or not isinstance(data, MessageAppended):
+            state = _change(state, event)
+            continue
+        appended += 1
+        # Of a run of messages only the last one says anything that the next does not say anew.
+        if number == len(events) or not isinstance(events[number].data, MessageAppended):
+            state, appended = _appended(state, event, data, appended), 0
     return state
 
 
-def _appended(state: SessionState, event: Event, data: MessageAppended) -> SessionState:
+def _appended(state: SessionState, event: Event, data: MessageAppended, count: int) -> SessionState:
+    """*state* after *count* messages, of which *event* added the last."""
     given = data.message.created_at
     return msgspec.structs.replace(
         state,
         version=event.version,
-        message_count=state.message_count + 1,
+        message_count=state.message_count + count,
         last_seq=data.seq,
         last_message_at_us=event.recorded_at if given is UNSET else parse_us(given),
         updated_at_us=event.recorded_at,
@@ -91,8 +100,6 @@ def _change(state: SessionState | None, event: Event) -> SessionState | None:
         return _created(event, data)
     if state is None or isinstance(data, (SessionDeleted, SessionErased)):
         return None
-    if isinstance(data, MessageAppended):
-        return _appended(state, event, data)
     values: dict[str, object] = {}
     if isinstance(data, MessageRemoved):
         values["message_count"] = state.message_count - 1

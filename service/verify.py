@@ -80,7 +80,8 @@ class Verification:
         try:
             found = self._connection.execute("PRAGMA main.integrity_check(1)").get
             if found != "ok":
-                raise LedgerDamaged(f"SQLite finds the ledger damaged: {found}.")
+                # It comes on lines of its own, under a heading; an error is one line.
+                raise LedgerDamaged(f"SQLite finds the ledger damaged: {' '.join(str(found).split())}.")
             if self._connection.execute(_IDENTITY).get != 1:
                 raise LedgerDamaged("The ledger has lost its identity.")
             return int(self._connection.execute("SELECT coalesce(max(position), 0) FROM events").get)

@@ -11,7 +11,7 @@ from litestar import Litestar
 from service import origins
 from service.api.problems import problem
 from service.api.state import Services
-from service.ids import is_request_id, new_id
+from service.ids import is_request_id, new_request_id
 from service.metrics import HttpMetrics
 
 if TYPE_CHECKING:
@@ -165,4 +165,4 @@ def _request_id(headers: Any) -> str:
             if is_request_id(given):
                 return str(given)
             break
-    return new_id()
+    return new_request_id()

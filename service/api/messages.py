@@ -15,7 +15,9 @@ from service.api.sessions import MESSAGES_MAX, read_messages
 from service.commands import AppendMessages, RemoveMessage
 from service.documents import join
 from service.errors import InvalidRequest
-from service.intake import MessageInput, accept_message, accept_messages, named_ids
+from service.intake import MessageInput, accept_message, accept_messages, may_nest_deeper, named_ids
+from service.jsontext import check_depth
+from service.settings import Settings
 
 
 class _OneOrMany(msgspec.Struct, frozen=True):
@@ -28,8 +30,13 @@ class BatchInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     messages: list[Raw]
 
 
+class _WholeBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    messages: list[MessageInput]
+
+
 _one_or_many = msgspec.json.Decoder(_OneOrMany)
 _batch = msgspec.json.Decoder(BatchInput)
+_whole_batch = msgspec.json.Decoder(_WholeBatch)
 _message = msgspec.json.Decoder(MessageInput)
 
 Seq = Annotated[int | None, QueryParameter(ge=0, le=2**53, description="A message's `seq`, exclusive.")]
@@ -45,17 +52,17 @@ class MessagesController(Controller):
     async def append(self, request: Call, session_id: FromPath[str]) -> Answer:
         """Append one message, or up to 1000 of which all or none are added."""
         request.refuse_unknown_query()
-        tenant, body = request.tenant(), await request.json_body()
-        many = _may_have_messages(body) and decode(_one_or_many, body).messages is not UNSET
+        tenant, body = request.tenant(), await request.json_text()
+        command = _read(body, request.settings)
         written = await tenant.write(
             session_id,
-            _read_many(body, request) if many else _read_one(body, request),
+            command,
             size_bytes=len(body),
             expected_version=request.if_match(),
             idempotency_key=request.idempotency_key(body),
         )
         documents = written.messages or []
-        answer = b'{"data":%b}' % join(documents) if many else documents[0]
+        answer = documents[0] if command.single else b'{"data":%b}' % join(documents)
         headers = [(b"idempotency-replayed", b"true")] if written.replayed else []
         return Answer(answer, status=201, version=written.version, headers=headers)
 
@@ -109,15 +116,44 @@ def _may_have_messages(body: bytes) -> bool:
     return b'messages"' in body or b"\\u" in body
 
 
-def _read_one(body: bytes, request: Call) -> AppendMessages:
-    check_message_size(body, request.settings)
+def _read(body: bytes, settings: Settings) -> AppendMessages:
+    may_be_batch = _may_have_messages(body)
+    whole = _decode_whole(body, settings) if may_be_batch else None
+    if whole is not None:
+        return _accept_many(whole)
+    check_depth(body, depth_max=settings.json_depth_max)
+    many = may_be_batch and decode(_one_or_many, body).messages is not UNSET
+    return _read_many(body, settings) if many else _read_one(body, settings)
+
+
+def _decode_whole(body: bytes, settings: Settings) -> list[MessageInput] | None:
+    """The messages of a batch that has nothing to refuse, decoded at once; None where it has to be seen piece by piece.
+
+    Whatever is wrong with a body, and where, is said by the way that takes it apart.
+    """
+    if len(body) > settings.message_bytes_max:
+        return None
+    try:
+        given = _whole_batch.decode(body).messages
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if not 0 < len(given) <= settings.batch_messages_max or may_nest_deeper(given, settings.json_depth_max):
+        return None
+    return given
+
+
+def _read_one(body: bytes, settings: Settings) -> AppendMessages:
+    check_message_size(body, settings)
     given = decode(_message, body)
     return AppendMessages((accept_message(given, field="$"),), named_ids([given]), single=True)
 
 
-def _read_many(body: bytes, request: Call) -> AppendMessages:
+def _read_many(body: bytes, settings: Settings) -> AppendMessages:
     texts = decode(_batch, body).messages
     if not texts:
         raise InvalidRequest("Expected at least one message.", field="$.messages")
-    given = read_messages(texts, request.settings)
+    return _accept_many(read_messages(texts, settings))
+
+
+def _accept_many(given: list[MessageInput]) -> AppendMessages:
     return AppendMessages(accept_messages(given, field="$.messages"), named_ids(given))

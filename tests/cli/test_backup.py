@@ -142,7 +142,7 @@ def test_a_damaged_ledger_gives_no_backup(folder: Path, tmp_path: Path) -> None:
 def test_a_writer_does_not_make_a_backup_start_over(tmp_path: Path) -> None:
     """One page a step and a commit behind each: every page is copied once, and the copy is as of its beginning."""
     with Store(tmp_path / "ledger.db") as store:
-        store.commit_all(create("s", *(message(f"m{number}", "x" * 3_000) for number in range(50))))
+        store.commit_all(create("s", *(message(f"m{number}", "x" * 3_000) for number in range(150))))
         before = status(tmp_path / "ledger.db")["events"]
         steps: list[int] = []
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from support.example_projection import ROLES
 from support.scenario import START_US, History, given, rows_after
 from support.store import Store, append, changes_of, create, delete, message, remove, update
-from support.tables import Rows, dump, dump_rebuilt
+from support.tables import Rows, dump, dump_rebuilt, wrong_leaves
 
 from projections import batch, feed, sessions
 from projections.projection import Projection, load
+from service.committer import Committed, Submission
 from service.database import SQLError
-from service.errors import LedgerDamaged, SettingsError
+from service.errors import LedgerDamaged, SessionExists, SettingsError
 from service.events import (
     Event,
     EventData,
@@ -484,3 +485,49 @@ def test_rows_and_the_states_that_commands_are_decided_on_are_the_same(events: l
         row = sessions.find(db, run[0].tenant_id, run[0].session_id)
         assert row == evolve(None, run)
     db.close()
+
+
+# Left behind while much is written
+
+
+def made(first: int, count: int) -> list[Submission]:
+    """New sessions with a message each."""
+    return [create(f"many-{number}", message("m")) for number in range(first, first + count)]
+
+
+@pytest.mark.parametrize("count", [10, 500])
+def test_views_that_were_left_behind_follow(ledger: Path, tmp_path: Path, count: int) -> None:
+    """Few events are applied, and after many the views are built anew: with the rows of a rebuild both times."""
+    with Store(ledger, projections=(ROLES,)) as store:
+        generation, reached = store.views.generation, []
+        with store.views.left_behind(store.ledger, lambda done, total: reached.append((done, total))):
+            store.commit_all(*made(0, count // 2))
+            store.commit_all(*made(count // 2, count - count // 2))
+        head = store.views.position
+        assert reached[-1] == (head, head)
+        assert (store.views.generation > generation) == (count == 500)
+        store.commit_all(append("many-0", message("later")))
+        assert dump(store.views.db) == dump_rebuilt(store, tmp_path)
+        assert wrong_leaves(store.ledger) == []
+
+
+def test_what_is_there_is_seen_while_the_views_are_left_behind(ledger: Path) -> None:
+    """A session that exists, or was just made, is not made again."""
+    with Store(ledger) as store, store.views.left_behind(store.ledger):
+        outcomes = [
+            *store.commit(create("s"), create("new"), create("new")),
+            *store.commit(create("gone"), create("new")),
+        ]
+    assert [type(outcome) for outcome in outcomes] == [SessionExists, Committed, *[SessionExists] * 3]
+
+
+def test_views_that_were_left_behind_by_a_failure_catch_up_when_they_are_next_asked_for(
+    ledger: Path, tmp_path: Path
+) -> None:
+    """What was committed before it stays, and the next group finds the views as they have to be."""
+    with Store(ledger) as store:
+        with pytest.raises(KeyboardInterrupt), store.views.left_behind(store.ledger):  # noqa: PT012
+            store.commit_all(*made(0, 5))
+            raise KeyboardInterrupt
+        store.commit_all(append("many-0", message("later")))
+        assert dump(store.views.db) == dump_rebuilt(store, tmp_path)

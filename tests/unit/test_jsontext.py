@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.model import merge
 
 from service.errors import InvalidRequest
-from service.jsontext import check_text, compact, explain_malformed, merge_patch, same_json
+from service.jsontext import check_characters, check_depth, compact, explain_malformed, merge_patch, same_json
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
@@ -38,8 +38,14 @@ def depth_of(value: Any) -> int:
     return 1 + max(map(depth_of, value), default=0) if isinstance(value, list) else 0
 
 
+def check_text(text: bytes, *, depth_max: int) -> None:
+    """Both checks, as a request's body gets them."""
+    check_characters(text)
+    check_depth(text, depth_max=depth_max)
+
+
 def is_accepted(text: bytes, *, depth_max: int = 100) -> bool:
-    """Whether `check_text` lets *text* pass."""
+    """Whether the checks let *text* pass."""
     try:
         check_text(text, depth_max=depth_max)
     except InvalidRequest:
