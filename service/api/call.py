@@ -183,6 +183,10 @@ class Call(Request[Any, Any, Any]):
             raise InvalidRequest('Expected * or a version in double quotes, such as "3".', field="If-Match")
         return int(match[1])
 
+    def has_condition(self) -> bool:
+        """Whether there is an `If-None-Match`, so that the version alone may be the answer."""
+        return b"if-none-match" in self._fields
+
     def has_version(self, version: int) -> bool:
         """Whether `If-None-Match` says that the client has *version* already (weak comparison, RFC 9110 13.1.2)."""
         value = self.header(b"if-none-match")
