@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from projections.projection import Projection
-from service.database import Connection
+from service.database import Connection, SQLiteValue
 from service.state import SessionState
 
 TABLES = """
@@ -91,12 +91,19 @@ COLUMNS = """key, tenant_id, id, version, user_id, title, CAST(traits AS BLOB), 
   last_seq, created_at, updated_at, last_message_at, forked_from_session_id, forked_from_version, last_position"""
 _FIND = f"SELECT {COLUMNS} FROM sessions WHERE tenant_id = ? AND id = ?"
 _VERSION = f"SELECT version FROM sessions WHERE {NAMED}"
-_PAGE = f"""SELECT {COLUMNS} FROM sessions WHERE tenant_id = ? AND archived = ? AND last_position < ?
-  ORDER BY last_position DESC LIMIT ?"""
+_PAGE = f"""SELECT {COLUMNS} FROM sessions WHERE tenant_id = ?1 AND archived = ?4 AND last_position < ?2
+  ORDER BY last_position DESC LIMIT ?3"""
 _PAGE_OF_USER = f"""SELECT {COLUMNS} FROM sessions
-  WHERE tenant_id = ? AND user_id = ? AND archived = ? AND last_position < ?
-  ORDER BY last_position DESC LIMIT ?"""
-QUERIES = (_FIND, _VERSION, _PAGE, _PAGE_OF_USER)
+  WHERE tenant_id = ?1 AND user_id = ?5 AND archived = ?4 AND last_position < ?2
+  ORDER BY last_position DESC LIMIT ?3"""
+# Each kind is one range of an index and the two are merged as they are read, so that the cost does not depend on how
+# many of the other kind lie between.
+_KIND = f"SELECT {COLUMNS} FROM sessions WHERE tenant_id = ?1 AND archived = %s AND last_position < ?2"
+_KIND_OF_USER = f"{_KIND} AND user_id = ?4"
+_MERGED = "ORDER BY last_position DESC LIMIT ?3"
+_PAGE_OF_BOTH = f"{_KIND % 0} UNION ALL {_KIND % 1} {_MERGED}"
+_PAGE_OF_BOTH_OF_USER = f"{_KIND_OF_USER % 0} UNION ALL {_KIND_OF_USER % 1} {_MERGED}"
+QUERIES = (_FIND, _VERSION, _PAGE, _PAGE_OF_USER, _PAGE_OF_BOTH, _PAGE_OF_BOTH_OF_USER)
 """What requests run, for the test that none of them scans a table."""
 
 NEWEST = 2**63 - 1
@@ -123,20 +130,19 @@ def page(
     before_position: int,
     limit: int,
 ) -> list[SessionState]:
-    """Up to *limit* sessions, last active first, whose last event stands before *before_position*.
+    """Up to *limit* sessions, last active first, whose last event stands before *before_position*: one statement.
 
-    Without *archived* both kinds are read and merged: each is one range of an index, so that the cost does not
-    depend on how many of the other kind lie between.
+    Without *archived* those of both kinds.
     """
-    found: list[SessionState] = []
-    for kind in (False, True) if archived is None else (archived,):
-        if user_id is None:
-            rows = db.execute(_PAGE, (tenant_id, kind, before_position, limit))
-        else:
-            rows = db.execute(_PAGE_OF_USER, (tenant_id, user_id, kind, before_position, limit))
-        found.extend(state_of(row) for row in rows)
-    found.sort(key=lambda state: state.last_position, reverse=True)
-    return found[:limit]
+    values: tuple[SQLiteValue, ...] = (tenant_id, before_position, limit)
+    if archived is None:
+        query = _PAGE_OF_BOTH if user_id is None else _PAGE_OF_BOTH_OF_USER
+    else:
+        query = _PAGE if user_id is None else _PAGE_OF_USER
+        values = (*values, archived)
+    if user_id is not None:
+        values = (*values, user_id)
+    return [state_of(row) for row in db.execute(query, values).fetchall()]
 
 
 def state_of(row: tuple) -> SessionState:  # type: ignore[type-arg]

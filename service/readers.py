@@ -24,9 +24,9 @@ from service.settings import Settings
 T = TypeVar("T")
 log = structlog.get_logger("chatledger.readers")
 
-SHORT_STEPS = 512
-"""SQLite's steps between two looks at a read on the event loop: a dozen rows, so that a cold disk is met by as few."""
-SHORT_LOOKS_MAX = 100
+SHORT_STEPS = 1024
+"""SQLite's steps between two looks at a read on the event loop: 25 rows, so that a cold disk is met by as few."""
+SHORT_LOOKS_MAX = 50
 """How many looks there are before it is ended and begins anew in a thread: a page of 1000 messages, a millisecond."""
 SHORT_BYTES_MAX = 1024 * 1024
 """What it may answer, and the longest row that it may meet."""

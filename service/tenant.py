@@ -221,8 +221,8 @@ class Tenant:
         """Up to *limit* sessions, last active first, from before a position on. To a user, nobody else has any."""
         if self.user_id is not None and user_id not in {None, self.user_id}:
             return []
-        return await self._readers.run(
-            lambda views, _ledger: sessions.page(
+        return await self._readers.run_short(
+            lambda views: sessions.page(
                 views,
                 self.tenant_id,
                 user_id=user_id if self.user_id is None else self.user_id,

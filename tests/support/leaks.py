@@ -27,7 +27,7 @@ def a_query_without_its_tenant() -> None:
 
 def a_list_without_its_tenant() -> None:
     """Sessions of all tenants are listed."""
-    sessions._PAGE = sessions._PAGE.replace("tenant_id = ?", "? IS NOT NULL")
+    sessions._PAGE_OF_BOTH = sessions._PAGE_OF_BOTH.replace("tenant_id = ?1", "?1 IS NOT NULL")
 
 
 def a_feed_without_its_tenant() -> None:
