@@ -196,7 +196,7 @@ class Readers:
     async def run_short(
         self, query: Callable[[Connection], T], otherwise: Callable[[Connection, Connection], T] | None = None
     ) -> T:
-        """Run *query*, one statement on the views that is short as a rule, on the event loop.
+        """Run *query*, one statement on the views that is short as a rule, on the event loop. It returns no None.
 
         Where it is not, *otherwise*, which answers the same at any length, is run as by `run`, or else *query* itself.
 

@@ -135,6 +135,14 @@ def test_a_page_costs_the_same_wherever_it_lies(large: Store) -> None:
     assert 0 < late < 2 * first
 
 
+def test_a_version_is_read_without_a_message(large: Store) -> None:
+    """What `If-None-Match` costs does not depend on the page."""
+    details = [row[3] for row in large.views.db.execute(f"EXPLAIN QUERY PLAN {sessions._VERSION}", (None,) * 3)]
+    assert len(details) == 1
+    assert details[0].startswith("SEARCH sessions ")
+    assert steps_of(large.views.db, sessions._VERSION, ("t1", "s1", None)) < 5
+
+
 @pytest.mark.parametrize("sql", [messages._UP_AT_ONCE, messages._DOWN_AT_ONCE, messages._NEWEST_AT_ONCE])
 def test_a_page_of_messages_costs_the_same_wherever_it_lies(large: Store, sql: str) -> None:
     """Of the session and of the messages before it: and a page of all 50 is within what the event loop reads."""

@@ -32,7 +32,7 @@ timed = messages | messages.map(lambda fields: {**fields, "created_at": TIME})
 seqs = st.none() | st.integers(0, 15)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40, deadline=None)
 @given(
     given_messages=st.lists(timed, max_size=12),
     removed=st.sets(st.integers(0, 11)),
