@@ -1,10 +1,13 @@
 """The table `messages`: each message as its event holds it, so that a page is stored bytes joined."""
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
+from projections import sessions
 from projections.projection import Projection
+from projections.sessions import Named
 from service.database import Connection
 from service.documents import message_document
 from service.state import SessionState
@@ -59,8 +62,31 @@ DELETE FROM messages
   WHERE session_id IN (SELECT stream FROM batch WHERE type IN ('session.deleted', 'session.erased'));
 """
 
+# The same document as `message_document` makes, inside SQLite: a page of them is one step instead of one for each, and
+# the interpreter lock is given back once (docs/decisions/0019-reads.md). Of a blob, because `substr` counts a text's
+# characters; the small parts are joined first, because each `||` copies; by `date` and `time`, because `strftime` takes
+# longer than both. ?4 is what `_middle` returns.
+_TEXT = """substr(CAST(payload AS BLOB), 19 + length(seq), octet_length(payload) - 20 - length(seq)) || (?4 || seq ||
+  coalesce(',"created_at":"' || date(created_at / 1000000, 'unixepoch') || 'T'
+    || time(created_at / 1000000, 'unixepoch') || '.' || substr(1000000 + created_at % 1000000, 2) || 'Z"}', '}'))"""
+_OF_SESSION = "FROM messages WHERE session_id = sessions.key AND payload IS NOT NULL"
+_ROWS = f"SELECT payload, seq, created_at {_OF_SESSION}"
+_JOINED = f"SELECT group_concat({_TEXT})"
+_UP = f"{_ROWS} AND seq > ?6 AND seq < ?7 ORDER BY seq LIMIT ?5"
+_DOWN = f"{_ROWS} AND seq > ?6 AND seq < ?7 ORDER BY seq DESC LIMIT ?5"
+# The numbers of a session's messages have no gap but those of removed ones: where there are none, nobody has to look.
+_MORE = f"""CASE WHEN message_count = last_seq THEN min(last_seq, ?7 - 1) - ?6 > ?5
+  ELSE (SELECT TRUE {_OF_SESSION} AND seq > ?6 AND seq < ?7 ORDER BY seq LIMIT 1 OFFSET ?5) IS NOT NULL END"""
+_NEWEST = f"""{_ROWS} AND seq > CASE WHEN message_count = last_seq
+    THEN last_seq - ?5 ELSE coalesce((SELECT seq {_OF_SESSION} ORDER BY seq DESC LIMIT 1 OFFSET ?5), 0) END
+  ORDER BY seq LIMIT ?5"""
+_AT_ONCE = f"FROM sessions WHERE {sessions.NAMED}"
+_UP_AT_ONCE = f"SELECT version, CAST(({_JOINED} FROM ({_UP})) AS BLOB), {_MORE} {_AT_ONCE}"
+_DOWN_AT_ONCE = f"SELECT version, CAST(({_JOINED} FROM ({_DOWN})) AS BLOB), {_MORE} {_AT_ONCE}"
+_NEWEST_AT_ONCE = f"SELECT {sessions.COLUMNS}, CAST(({_JOINED} FROM ({_NEWEST})) AS BLOB) {_AT_ONCE}"
+_FIND = f"""SELECT version, (SELECT CAST({_TEXT} AS BLOB) {_OF_SESSION} AND messages.id = ?5) {_AT_ONCE}"""
+
 _DOCUMENT = "SELECT CAST(payload AS BLOB), created_at FROM messages"
-_FIND = f"{_DOCUMENT} WHERE session_id = ? AND id = ? AND payload IS NOT NULL"
 _KNOWN = """SELECT id, position, payload IS NULL FROM messages
   WHERE session_id = ? AND id IN (SELECT value FROM json_each(?))"""
 _PAGE_UP = f"{_DOCUMENT} WHERE session_id = ? AND seq > ? AND seq < ? AND payload IS NOT NULL ORDER BY seq LIMIT ?"
@@ -68,7 +94,7 @@ _PAGE_DOWN = (
     f"{_DOCUMENT} WHERE session_id = ? AND seq > ? AND seq < ? AND payload IS NOT NULL ORDER BY seq DESC LIMIT ?"
 )
 
-QUERIES = (_FIND, _KNOWN, _PAGE_UP, _PAGE_DOWN)
+QUERIES = (_UP_AT_ONCE, _DOWN_AT_ONCE, _NEWEST_AT_ONCE, _FIND, _KNOWN, _PAGE_UP, _PAGE_DOWN)
 """What requests run, for the test that none of them scans a table."""
 
 FIRST = 0
@@ -82,10 +108,23 @@ class KnownMessage(msgspec.Struct, frozen=True):
     removed: bool
 
 
-def find(db: Connection, session: SessionState, message_id: str) -> bytes | None:
-    """The JSON of one message, or None where readers see none."""
-    row = db.execute(_FIND, (session.stream, message_id)).fetchone()
-    return None if row is None else message_document(row[0], session_id=session.session_id, created_at_us=row[1])
+class Page(NamedTuple):
+    """The JSON of messages of a session at its version, joined by commas, and whether there are more behind them."""
+
+    version: int
+    documents: bytes
+    more: bool
+
+
+def _middle(named: Named) -> str:
+    """What stands between a message as it was given and its `seq`. The id is that of a session that is there."""
+    return f',"session_id":"{named.session_id}","seq":'
+
+
+def find(db: Connection, named: Named, message_id: str) -> tuple[int, bytes | None] | None:
+    """The session's version and the JSON of one message, None where readers see none; None without the session."""
+    found: tuple[int, bytes | None] | None = db.execute(_FIND, (*named, _middle(named), message_id)).get
+    return found
 
 
 def known(db: Connection, stream: int, ids: Iterable[str]) -> dict[str, KnownMessage]:
@@ -109,6 +148,21 @@ def page(
     rows = db.execute(query, (session.stream, after, before, limit))
     session_id = session.session_id
     return (message_document(row[0], session_id=session_id, created_at_us=row[1]) for row in rows)
+
+
+def page_at_once(
+    db: Connection, named: Named, *, after: int, before: int, limit: int, newest_first: bool
+) -> Page | None:
+    """What `page` finds with this *limit*, and whether it has more, in one statement; None without the session."""
+    query = _DOWN_AT_ONCE if newest_first else _UP_AT_ONCE
+    row = db.execute(query, (*named, _middle(named), limit, after, before)).get
+    return None if row is None else Page(row[0], row[1] or b"", bool(row[2]))
+
+
+def newest_at_once(db: Connection, named: Named, limit: int) -> tuple[SessionState, bytes] | None:
+    """The session with the JSON of its newest messages, oldest first, joined by commas; None without the session."""
+    row = db.execute(_NEWEST_AT_ONCE, (*named, _middle(named), limit)).get
+    return None if row is None else (sessions.state_of(row), row[-1] or b"")
 
 
 PROJECTION = Projection(name="messages", version=2, tables=TABLES, program=PROGRAM, indexes=INDEXES)

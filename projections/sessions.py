@@ -1,7 +1,9 @@
 """The table `sessions`: the state of each session that readers can see."""
 
+from typing import NamedTuple
+
 from projections.projection import Projection
-from service.database import Connection
+from service.database import Connection, SQLiteValue
 from service.state import SessionState
 
 TABLES = """
@@ -73,15 +75,35 @@ CREATE TEMP TRIGGER change_session INSTEAD OF INSERT ON session_changes BEGIN
 END;
 """
 
-_COLUMNS = """key, tenant_id, id, version, user_id, title, CAST(traits AS BLOB), archived, message_count,
+
+class Named(NamedTuple):
+    """A session as a caller names it: of its tenant, and, where the caller is a user, of that user or not there."""
+
+    tenant_id: str
+    session_id: str
+    user_id: str | None
+
+
+NAMED = "sessions.tenant_id = ?1 AND sessions.id = ?2 AND (?3 IS NULL OR sessions.user_id = ?3)"
+"""The condition on a query's row of `sessions`, where its first values are a `Named`."""
+
+COLUMNS = """key, tenant_id, id, version, user_id, title, CAST(traits AS BLOB), archived, message_count,
   last_seq, created_at, updated_at, last_message_at, forked_from_session_id, forked_from_version, last_position"""
-_FIND = f"SELECT {_COLUMNS} FROM sessions WHERE tenant_id = ? AND id = ?"
-_PAGE = f"""SELECT {_COLUMNS} FROM sessions WHERE tenant_id = ? AND archived = ? AND last_position < ?
-  ORDER BY last_position DESC LIMIT ?"""
-_PAGE_OF_USER = f"""SELECT {_COLUMNS} FROM sessions
-  WHERE tenant_id = ? AND user_id = ? AND archived = ? AND last_position < ?
-  ORDER BY last_position DESC LIMIT ?"""
-QUERIES = (_FIND, _PAGE, _PAGE_OF_USER)
+_FIND = f"SELECT {COLUMNS} FROM sessions WHERE tenant_id = ? AND id = ?"
+_VERSION = f"SELECT version FROM sessions WHERE {NAMED}"
+_PAGE = f"""SELECT {COLUMNS} FROM sessions WHERE tenant_id = ?1 AND archived = ?4 AND last_position < ?2
+  ORDER BY last_position DESC LIMIT ?3"""
+_PAGE_OF_USER = f"""SELECT {COLUMNS} FROM sessions
+  WHERE tenant_id = ?1 AND user_id = ?5 AND archived = ?4 AND last_position < ?2
+  ORDER BY last_position DESC LIMIT ?3"""
+# Each kind is one range of an index and the two are merged as they are read, so that the cost does not depend on how
+# many of the other kind lie between.
+_KIND = f"SELECT {COLUMNS} FROM sessions WHERE tenant_id = ?1 AND archived = %s AND last_position < ?2"
+_KIND_OF_USER = f"{_KIND} AND user_id = ?4"
+_MERGED = "ORDER BY last_position DESC LIMIT ?3"
+_PAGE_OF_BOTH = f"{_KIND % 0} UNION ALL {_KIND % 1} {_MERGED}"
+_PAGE_OF_BOTH_OF_USER = f"{_KIND_OF_USER % 0} UNION ALL {_KIND_OF_USER % 1} {_MERGED}"
+QUERIES = (_FIND, _VERSION, _PAGE, _PAGE_OF_USER, _PAGE_OF_BOTH, _PAGE_OF_BOTH_OF_USER)
 """What requests run, for the test that none of them scans a table."""
 
 NEWEST = 2**63 - 1
@@ -90,7 +112,13 @@ NEWEST = 2**63 - 1
 def find(db: Connection, tenant_id: str, session_id: str) -> SessionState | None:
     """The session, or None where readers see none."""
     row = db.execute(_FIND, (tenant_id, session_id)).fetchone()
-    return None if row is None else _state(row)
+    return None if row is None else state_of(row)
+
+
+def version(db: Connection, named: Named) -> int | None:
+    """The session's version, or None where its caller sees none."""
+    found: int | None = db.execute(_VERSION, named).get
+    return found
 
 
 def page(
@@ -102,23 +130,23 @@ def page(
     before_position: int,
     limit: int,
 ) -> list[SessionState]:
-    """Up to *limit* sessions, last active first, whose last event stands before *before_position*.
+    """Up to *limit* sessions, last active first, whose last event stands before *before_position*: one statement.
 
-    Without *archived* both kinds are read and merged: each is one range of an index, so that the cost does not
-    depend on how many of the other kind lie between.
+    Without *archived* those of both kinds.
     """
-    found: list[SessionState] = []
-    for kind in (False, True) if archived is None else (archived,):
-        if user_id is None:
-            rows = db.execute(_PAGE, (tenant_id, kind, before_position, limit))
-        else:
-            rows = db.execute(_PAGE_OF_USER, (tenant_id, user_id, kind, before_position, limit))
-        found.extend(_state(row) for row in rows)
-    found.sort(key=lambda state: state.last_position, reverse=True)
-    return found[:limit]
+    values: tuple[SQLiteValue, ...] = (tenant_id, before_position, limit)
+    if archived is None:
+        query = _PAGE_OF_BOTH if user_id is None else _PAGE_OF_BOTH_OF_USER
+    else:
+        query = _PAGE if user_id is None else _PAGE_OF_USER
+        values = (*values, archived)
+    if user_id is not None:
+        values = (*values, user_id)
+    return [state_of(row) for row in db.execute(query, values).fetchall()]
 
 
-def _state(row: tuple) -> SessionState:  # type: ignore[type-arg]  # a row of _COLUMNS
+def state_of(row: tuple) -> SessionState:  # type: ignore[type-arg]
+    """The session of a row that begins with COLUMNS."""
     return SessionState(
         stream=row[0],
         tenant_id=row[1],

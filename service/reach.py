@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import msgspec
 
 from projections import sessions
+from projections.sessions import Named
 from service.access import Caller
 from service.commands import Command
 from service.committer import Submission
@@ -21,6 +22,10 @@ class Reach(msgspec.Struct, frozen=True, gc=False):
     caller: Caller
     tenant_id: str
     request_id: str
+
+    def named(self, session_id: str) -> Named:
+        """The session that this caller means, for a query that finds no other."""
+        return Named(self.tenant_id, session_id, self.caller.user_id)
 
     def visible(self, views: Connection, session_id: str) -> SessionState:
         """The session, if there is one for this caller.

@@ -1,12 +1,17 @@
-"""Reading: a few threads, each with read-only connections of its own, bounded in number and in time (rule 11)."""
+"""Reading: short reads on the event loop, the others in a few threads, bounded in number and in time (rule 11).
+
+Each has read-only connections of its own. Why the loop reads at all: docs/decisions/0019-reads.md.
+"""
 
 import asyncio
+import resource
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from projections.views import Views
@@ -19,42 +24,80 @@ from service.settings import Settings
 T = TypeVar("T")
 log = structlog.get_logger("chatledger.readers")
 
+SHORT_STEPS = 1024
+"""SQLite's steps between two looks at a read on the event loop: 25 rows, so that a cold disk is met by as few."""
+SHORT_LOOKS_MAX = 50
+"""How many looks there are before it is ended and begins anew in a thread: a page of 1000 messages, a millisecond."""
+SHORT_BYTES_MAX = 1024 * 1024
+"""What it may answer, and the longest row that it may meet."""
+SLOW_S = 0.001
+"""From when on it is asked whether the disk keeps it."""
+REST = 20
+"""How many times as long as the disk kept the loop nothing is read there: so it is kept a twentieth of its time."""
+
+_THREAD = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # only Linux tells threads apart
+
+
+class NotShort(Exception):
+    """A short read has found more than it may answer."""
+
+
+class LiveViews:
+    """A read-only connection to the views of the generation that is current."""
+
+    def __init__(
+        self, location: Location, settings: Settings, views: Views, prepare: Callable[[Connection], None]
+    ) -> None:
+        """*prepare* is called with each connection that is opened."""
+        self._location = location
+        self._settings = settings
+        self._source = views
+        self._prepare = prepare
+        self._generation = 0
+        self._connection: Connection | None = None
+
+    def current(self) -> Connection:
+        """The connection, opened where a rebuild has put other views in the place of those that it reads.
+
+        Raises:
+            Overloaded: they cannot be opened.
+        """
+        while self._connection is None or self._source.generation != self._generation:
+            generation = self._source.generation
+            self.close()
+            try:
+                opened = database.open_reader(self._location.views(generation), self._location, self._settings)
+            except RefusedToStart as error:
+                if generation == self._source.generation:
+                    raise Overloaded("The views cannot be opened.") from error
+                continue  # a rebuild has put newer ones in their place just now
+            self._connection, self._generation = opened, generation
+            self._prepare(opened)
+        return self._connection
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
 
 class Reader:
     """One thread's connections: to the ledger, and to the views of the generation that is current."""
 
     def __init__(self, location: Location, settings: Settings, views: Views) -> None:
-        self.ledger: Connection = database.open_reader(location.ledger, location, settings)
-        self.views: Connection | None = None
-        self._generation = 0
-        self._source = views
-        self._location = location
-        self._settings = settings
+        self._timeout_s = settings.read_timeout_ms / 1000
         self._until = 0.0
-        self._limit(self.ledger)
+        self._ledger: Connection = database.open_reader(location.ledger, location, settings)
+        self._limit(self._ledger)
+        self._views = LiveViews(location, settings, views, self._limit)
 
     def run(self, query: Callable[[Connection, Connection], T]) -> T:
         """Call *query* with the views, in one snapshot, and the ledger."""
-        self._until = time.monotonic() + self._settings.read_timeout_ms / 1000
-        views = self._current()
-        with database.snapshot(self.ledger), database.snapshot(views):
-            return query(views, self.ledger)
-
-    def _current(self) -> Connection:
-        while self.views is None or self._source.generation != self._generation:
-            generation = self._source.generation
-            if self.views is not None:
-                self.views.close()
-                self.views = None
-            try:
-                self.views = database.open_reader(self._location.views(generation), self._location, self._settings)
-            except RefusedToStart as error:
-                if generation == self._source.generation:
-                    raise Overloaded("The views cannot be opened.") from error
-                continue  # a rebuild has put newer ones in their place just now
-            self._generation = generation
-            self._limit(self.views)
-        return self.views
+        self._until = time.monotonic() + self._timeout_s
+        views = self._views.current()
+        with database.snapshot(self._ledger), database.snapshot(views):
+            return query(views, self._ledger)
 
     def _limit(self, connection: Connection) -> None:
         connection.set_progress_handler(lambda: time.monotonic() > self._until, database.PROGRESS_STEPS)
@@ -65,13 +108,74 @@ class Reader:
 
     def close(self) -> None:
         """Close both connections."""
-        self.ledger.close()
-        if self.views is not None:
-            self.views.close()
+        self._ledger.close()
+        self._views.close()
+
+
+class ShortReader:
+    """The event loop's connection to the views, which waits for nobody. Only for that thread.
+
+    In write-ahead mode a reader waits for no writer, but for whoever recovers a log: so it has no busy timeout. Time is
+    no measure of a read: where the processor is taken away from it, a thread would be no better off. So its steps are
+    counted, and time counts only if blocks were read from a disk meanwhile.
+    """
+
+    def __init__(self, location: Location, settings: Settings, views: Views) -> None:
+        without_waiting = msgspec.structs.replace(settings, busy_timeout_ms=0)
+        self._views = LiveViews(location, without_waiting, views, self._limit)
+        self._looks = 0
+        self._started = 0.0
+        self._rests_until = 0.0
+        self._blocks = _blocks_read()
+
+    def run(self, query: Callable[[Connection], T]) -> T | None:
+        """Call *query*, which is one statement, with the views; None where that did not end in its time, or failed.
+
+        Raises:
+            DomainError: it was *query*'s answer.
+        """
+        self._started = time.monotonic()
+        if self._started < self._rests_until:
+            return None
+        self._looks = 0
+        try:
+            return query(self._views.current())
+        except (database.SQLError, NotShort, Overloaded):
+            return None  # whatever it is: the same read in a thread waits, ends, or fails by the book
+        finally:
+            self._disk_keeps_it()
+
+    def _disk_keeps_it(self) -> bool:
+        """Whether the disk has kept the read for long; then the loop rests from reading."""
+        now = time.monotonic()
+        kept_s = now - self._started
+        if kept_s < SLOW_S or self._blocks == (blocks := _blocks_read()):
+            return False
+        self._blocks = blocks
+        self._rests_until = now + REST * kept_s
+        return True
+
+    def _look(self) -> bool:
+        """Whether the read has to end now."""
+        self._looks += 1
+        return self._looks > SHORT_LOOKS_MAX or self._disk_keeps_it()
+
+    def _limit(self, connection: Connection) -> None:
+        connection.set_progress_handler(self._look, SHORT_STEPS)
+        database.limit_rows(connection, SHORT_BYTES_MAX)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._views.close()
+
+
+def _blocks_read() -> int:
+    """The blocks that this thread had to read from a disk so far (getrusage(2), ru_inblock)."""
+    return resource.getrusage(_THREAD).ru_inblock
 
 
 class Readers:
-    """The pool. Queries are functions of (views, ledger) that run in one of its threads."""
+    """The pool and the loop's own reader. Queries are functions of (views, ledger) that run in one of its threads."""
 
     def __init__(self, location: Location, settings: Settings, views: Views, *, on_damage: Callable[[], None]) -> None:
         self._location = location
@@ -81,12 +185,28 @@ class Readers:
         self._local = threading.local()
         self._all: list[Reader] = []
         self._pool = ThreadPoolExecutor(settings.readers, thread_name_prefix="reader")
+        self._short = ShortReader(location, settings, views)
         self._waiting = 0
 
     @property
     def queue_length(self) -> int:
         """The reads that run or wait."""
         return self._waiting
+
+    async def run_short(
+        self, query: Callable[[Connection], T], otherwise: Callable[[Connection, Connection], T] | None = None
+    ) -> T:
+        """Run *query*, one statement on the views that is short as a rule, on the event loop. It returns no None.
+
+        Where it is not, *otherwise*, which answers the same at any length, is run as by `run`, or else *query* itself.
+
+        Raises:
+            Overloaded: as `run`.
+        """
+        found = self._short.run(query)
+        if found is not None:
+            return found
+        return await self.run(otherwise or (lambda views, _ledger: query(views)))
 
     async def run(self, query: Callable[[Connection, Connection], T]) -> T:
         """Run *query* with a reader's connections.
@@ -124,5 +244,6 @@ class Readers:
         for reader in self._all:
             reader.interrupt()
         self._pool.shutdown(cancel_futures=True)
+        self._short.close()
         for reader in self._all:
             reader.close()

@@ -6,11 +6,13 @@ the tenant, and every session that it shows has passed `Reach.visible`.
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from projections import history, messages, sessions
+from projections.messages import Page
 from service import erasure, idempotency, ledger
 from service.clock import format_us
 from service.commands import Command, EraseSession, ForkSession
@@ -22,10 +24,12 @@ from service.events import SESSION_CREATED, Event, ForkedFrom, Message, MessageA
 from service.idempotency import Answer, IdempotencyKey
 from service.intake import message_bytes
 from service.reach import Reach, take
-from service.readers import Readers
+from service.readers import NotShort, Readers
 from service.settings import Settings
 from service.state import NO_TRAITS, SessionState, evolve
 from service.writer import Writer
+
+T = TypeVar("T")
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
@@ -46,19 +50,11 @@ class Erased(msgspec.Struct, frozen=True, gc=False):
 
 
 class SessionView(msgspec.Struct, frozen=True, gc=False):
-    """A session and, if asked for, its newest messages, oldest first."""
+    """A session and, if asked for, its newest messages, oldest first: their JSON, joined by commas."""
 
     state: SessionState
-    messages: list[bytes]
+    messages: bytes
     has_earlier: bool
-
-
-class MessagePage(msgspec.Struct, frozen=True, gc=False):
-    """Messages of one session at its `version`."""
-
-    version: int
-    messages: list[bytes]
-    has_more: bool
 
 
 class Tenant:
@@ -158,17 +154,31 @@ class Tenant:
 
         return await self._readers.run(query)
 
+    async def version(self, session_id: str) -> int:
+        """The session's version: what a reader who has one already is asked for.
+
+        Raises:
+            NotFound: readers see no such session.
+        """
+        named = self._reach.named(session_id)
+        return await self._readers.run_short(lambda views: _found(sessions.version(views, named), "session"))
+
     async def session(self, session_id: str, *, newest: int) -> SessionView:
         """The session with its *newest* messages.
 
         Raises:
             NotFound: readers see no such session.
         """
+        named = self._reach.named(session_id)
 
-        def query(views: Connection, _ledger: Connection) -> SessionView:
+        def at_once(views: Connection) -> SessionView:
+            state, documents = _found(messages.newest_at_once(views, named, newest), "session")
+            return SessionView(state, self._short(documents), state.message_count > newest)
+
+        def one_by_one(views: Connection, _ledger: Connection) -> SessionView:
             return self._view(views, self._reach.visible(views, session_id), newest)
 
-        return await self._readers.run(query)
+        return await self._readers.run_short(at_once, one_by_one)
 
     async def session_as_of(
         self, session_id: str, *, newest: int, version: int | None = None, time_us: int | None = None
@@ -197,7 +207,13 @@ class Tenant:
     def _view(self, views: Connection, state: SessionState, newest: int) -> SessionView:
         rows = messages.page(views, state, limit=newest + 1, newest_first=True)
         found, more = take(rows, newest, bytes_max=self._settings.page_bytes_max)
-        return SessionView(state, found[::-1], more)
+        return SessionView(state, b",".join(found[::-1]), more)
+
+    def _short(self, documents: bytes) -> bytes:
+        """*documents*, if they are a page whatever their number."""
+        if len(documents) > self._settings.page_bytes_max:
+            raise NotShort
+        return documents
 
     async def sessions_page(
         self, *, user_id: str | None, archived: bool | None, before_position: int, limit: int
@@ -205,8 +221,8 @@ class Tenant:
         """Up to *limit* sessions, last active first, from before a position on. To a user, nobody else has any."""
         if self.user_id is not None and user_id not in {None, self.user_id}:
             return []
-        return await self._readers.run(
-            lambda views, _ledger: sessions.page(
+        return await self._readers.run_short(
+            lambda views: sessions.page(
                 views,
                 self.tenant_id,
                 user_id=user_id if self.user_id is None else self.user_id,
@@ -218,34 +234,37 @@ class Tenant:
 
     async def messages_page(
         self, session_id: str, *, after: int | None, before: int | None, limit: int, newest_first: bool
-    ) -> MessagePage:
+    ) -> Page:
         """Up to *limit* messages of a session between two numbers, exclusive."""
+        named = self._reach.named(session_id)
+        lowest = messages.FIRST if after is None else after
+        highest = messages.LAST if before is None else before
 
-        def query(views: Connection, _ledger: Connection) -> MessagePage:
-            state = self._reach.visible(views, session_id)
-            rows = messages.page(
-                views,
-                state,
-                after=messages.FIRST if after is None else after,
-                before=messages.LAST if before is None else before,
-                limit=limit + 1,
-                newest_first=newest_first,
+        def at_once(views: Connection) -> Page:
+            found = messages.page_at_once(
+                views, named, after=lowest, before=highest, limit=limit, newest_first=newest_first
             )
-            return MessagePage(state.version, *take(rows, limit, bytes_max=self._settings.page_bytes_max))
+            page = _found(found, "session")
+            self._short(page.documents)
+            return page
 
-        return await self._readers.run(query)
+        def one_by_one(views: Connection, _ledger: Connection) -> Page:
+            state = self._reach.visible(views, session_id)
+            rows = messages.page(views, state, after=lowest, before=highest, limit=limit + 1, newest_first=newest_first)
+            found, more = take(rows, limit, bytes_max=self._settings.page_bytes_max)
+            return Page(state.version, b",".join(found), more)
+
+        return await self._readers.run_short(at_once, one_by_one)
 
     async def message(self, session_id: str, message_id: str) -> tuple[int, bytes]:
         """The session's version and one message."""
+        named = self._reach.named(session_id)
 
-        def query(views: Connection, _ledger: Connection) -> tuple[int, bytes]:
-            state = self._reach.visible(views, session_id)
-            found = messages.find(views, state, message_id)
-            if found is None:
-                raise NotFound("message")
-            return state.version, found
+        def query(views: Connection) -> tuple[int, bytes]:
+            version, document = _found(messages.find(views, named, message_id), "session")
+            return version, _found(document, "message")
 
-        return await self._readers.run(query)
+        return await self._readers.run_short(query)
 
     async def fork_of(self, source_id: str, *, version: int | None, title: str | None) -> ForkSession:
         """The command that copies a session as of *version*, or as it is now.
@@ -274,6 +293,17 @@ class Tenant:
             return fork
 
         return await self._readers.run(query)
+
+
+def _found(what: T | None, kind: str) -> T:
+    """*what* was found.
+
+    Raises:
+        NotFound: it was not.
+    """
+    if what is None:
+        raise NotFound(kind)
+    return what
 
 
 def _forks_among(positions: list[int]) -> Callable[[Connection, Connection], list[tuple[str, str]]]:

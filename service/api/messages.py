@@ -78,13 +78,14 @@ class MessagesController(Controller):
     ) -> Answer:
         """Page through a session's messages."""
         request.refuse_unknown_query("after", "before", "limit", "order")
-        found = await request.tenant().messages_page(
+        tenant = request.tenant()
+        if request.has_condition() and request.has_version(version := await tenant.version(session_id)):
+            return not_modified(version)
+        found = await tenant.messages_page(
             session_id, after=after, before=before, limit=limit, newest_first=order == "desc"
         )
-        if request.has_version(found.version):
-            return not_modified(found.version)
-        more = b"true" if found.has_more else b"false"
-        return Answer(b'{"data":%b,"has_more":%b}' % (join(found.messages), more), version=found.version)
+        more = b"true" if found.more else b"false"
+        return Answer(b'{"data":[%b],"has_more":%b}' % (found.documents, more), version=found.version)
 
     @get("/{message_id:str}", operation_id="getMessage", operation_class=openapi.GET_MESSAGE, access=Scope.READ)
     async def read(self, request: Call, session_id: FromPath[str], message_id: FromPath[str]) -> Answer:

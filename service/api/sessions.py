@@ -97,7 +97,7 @@ def _shown(written: Written) -> SessionState:
 def _with_messages(view: SessionView) -> bytes:
     earlier = b"true" if view.has_earlier else b"false"
     document = session_document(view.state)
-    return b'%b,"messages":%b,"has_earlier":%b}' % (document[:-1], join(view.messages), earlier)
+    return b'%b,"messages":[%b],"has_earlier":%b}' % (document[:-1], view.messages, earlier)
 
 
 class SessionsController(Controller):
@@ -179,6 +179,8 @@ class SessionsController(Controller):
         if as_of_version is not None and as_of is not None:
             raise InvalidRequest("Either as_of or as_of_version, not both.", field="as_of")
         if as_of_version is None and as_of is None:
+            if request.has_condition() and request.has_version(now := await tenant.version(session_id)):
+                return not_modified(now)
             view = await tenant.session(session_id, newest=newest)
         else:
             time_us = None if as_of is None else _time(as_of)

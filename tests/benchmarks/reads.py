@@ -17,21 +17,24 @@ BAR = 0.25
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """A page of a session's messages, and a session with its newest messages."""
+    """A page of a session's messages, a session with its newest messages, and a list of sessions."""
     with Server("chatledger", bench.new_folder("reads")) as server:
         names = _fill(bench, server)
         reads = {
             f"page of {MESSAGES} messages": (
                 "page",
+                BAR,
                 [f"/v1/sessions/{name}/messages?limit={MESSAGES}" for name in names],
             ),
             f"session with {MESSAGES} messages": (
                 "session",
+                BAR,
                 [f"/v1/sessions/{name}?messages={MESSAGES}" for name in names],
             ),
+            f"list of {MESSAGES} sessions": ("list", None, [f"/v1/sessions?limit={MESSAGES}"]),
         }
-        for title, (kind, paths) in reads.items():
-            yield from _measure(bench, server, title, kind, paths)
+        for title, (kind, bar, paths) in reads.items():
+            yield from _measure(bench, server, title, kind, paths, bar)
 
 
 def _fill(bench: Bench, server: Server) -> list[str]:
@@ -42,7 +45,9 @@ def _fill(bench: Bench, server: Server) -> list[str]:
     return names
 
 
-def _measure(bench: Bench, server: Server, title: str, kind: str, paths: list[str]) -> Iterator[Figure]:
+def _measure(
+    bench: Bench, server: Server, title: str, kind: str, paths: list[str], bar: float | None
+) -> Iterator[Figure]:
     answer = server.call("GET", paths[0])
     server.call("POST", f"{KEPT}/{kind}", answer)
     requests = {
@@ -62,7 +67,7 @@ def _measure(bench: Bench, server: Server, title: str, kind: str, paths: list[st
     for name, values in speeds.items():
         yield Figure(section=SECTION, name=name, unit="requests/s", values=values)
     yield Figure(
-        section=SECTION, name=f"{title} ÷ its bytes from memory", unit="ratio", values=ratios(ours, static), bar=BAR
+        section=SECTION, name=f"{title} ÷ its bytes from memory", unit="ratio", values=ratios(ours, static), bar=bar
     )
     yield Figure(section=SECTION, name=f"{title}: latency p99", unit="ms", values=latencies)
     yield Figure(section=SECTION, name=f"{title}: answer", unit="bytes", values=[float(len(answer))])

@@ -127,6 +127,27 @@ def test_a_scan_takes_many_steps(large: Store) -> None:
 
 def test_a_page_costs_the_same_wherever_it_lies(large: Store) -> None:
     """The last page of a list takes about as many steps as the first."""
-    values = [("t1", 0, before, 50) for before in (2**62, 20_000)]
+    values = [("t1", before, 50, 0) for before in (2**62, 20_000)]
     first, late = (steps_of(large.views.db, sessions._PAGE, each) for each in values)
     assert 0 < late < 2 * first
+    values = [("t1", before, 50) for before in (2**62, 20_000)]
+    first, late = (steps_of(large.views.db, sessions._PAGE_OF_BOTH, each) for each in values)
+    assert 0 < late < 2 * first
+
+
+def test_a_version_is_read_without_a_message(large: Store) -> None:
+    """What `If-None-Match` costs does not depend on the page."""
+    details = [row[3] for row in large.views.db.execute(f"EXPLAIN QUERY PLAN {sessions._VERSION}", (None,) * 3)]
+    assert len(details) == 1
+    assert details[0].startswith("SEARCH sessions ")
+    assert steps_of(large.views.db, sessions._VERSION, ("t1", "s1", None)) < 5
+
+
+@pytest.mark.parametrize("sql", [messages._UP_AT_ONCE, messages._DOWN_AT_ONCE, messages._NEWEST_AT_ONCE])
+def test_a_page_of_messages_costs_the_same_wherever_it_lies(large: Store, sql: str) -> None:
+    """Of the session and of the messages before it: and a page of all 50 is within what the event loop reads."""
+    values = [("t1", "s1", None, "", 10, *range_) for range_ in ((0, 2**62), (30, 2**62), (0, 20))]
+    if "?7" not in sql:
+        values = [("t1", name, None, "", 10) for name in ("s1", "s1001", "s1996")]
+    first, *others = (steps_of(large.views.db, sql, each) for each in values)
+    assert all(0 < other < 1.5 * first for other in others)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from projections import feed, messages, sessions
+from projections.sessions import Named
 from service import ledger
 from service.api.state import Cursors
 from service.cli import main
@@ -21,11 +22,12 @@ from service.tenant_keys import TenantKeys
 def a_query_without_its_tenant() -> None:
     """A session is found by its id alone."""
     sessions._FIND = sessions._FIND.replace("tenant_id = ?", "? IS NOT NULL")
+    messages._NEWEST_AT_ONCE = messages._NEWEST_AT_ONCE.replace("sessions.tenant_id = ?1", "?1 IS NOT NULL")
 
 
 def a_list_without_its_tenant() -> None:
     """Sessions of all tenants are listed."""
-    sessions._PAGE = sessions._PAGE.replace("tenant_id = ?", "? IS NOT NULL")
+    sessions._PAGE_OF_BOTH = sessions._PAGE_OF_BOTH.replace("tenant_id = ?1", "?1 IS NOT NULL")
 
 
 def a_feed_without_its_tenant() -> None:
@@ -47,9 +49,9 @@ def a_history_without_its_tenant() -> None:
 def a_message_without_its_session() -> None:
     """A message is found by its id alone."""
 
-    def find(db: Any, _: Any, message_id: str) -> bytes | None:
+    def find(db: Any, _: Any, message_id: str) -> tuple[int, bytes | None]:
         found = db.execute("SELECT seq FROM messages WHERE id = ?", (message_id,)).fetchone()
-        return None if found is None else b'{"seq":%d}' % found
+        return 1, None if found is None else b'{"seq":%d}' % found
 
     messages.find = find
 
@@ -57,12 +59,16 @@ def a_message_without_its_session() -> None:
 def a_read_without_its_user() -> None:
     """Any user of the tenant sees a session."""
 
+    def named(self: Reach, session_id: str) -> Named:
+        return Named(self.tenant_id, session_id, None)
+
     def visible(self: Reach, views: Any, session_id: str) -> Any:
         state = sessions.find(views, self.tenant_id, session_id)
         if state is None:
             raise NotFound("session")
         return state
 
+    Reach.named = named  # type: ignore[method-assign]
     Reach.visible = visible  # type: ignore[method-assign]
 
 

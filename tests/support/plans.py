@@ -13,7 +13,8 @@ def scans(connection: Connection, sql: str) -> list[str]:
         for (schema,) in connection.execute("SELECT name FROM pragma_database_list").fetchall()
         for (name,) in connection.execute(f"SELECT name FROM {schema}.sqlite_schema WHERE type = 'table'")
     }
-    placeholders = (None,) * sql.count("?")
+    numbers = [int(number) for number in re.findall(r"\?(\d+)", sql)]
+    placeholders = (None,) * (max(numbers) if numbers else sql.count("?"))
     details = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", placeholders)]
     aliases = dict(re.findall(r"(\w+) AS (\w+)", sql))
     names = real | {alias for name, alias in aliases.items() if name in real}

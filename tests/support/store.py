@@ -9,7 +9,7 @@ import msgspec
 
 from projections.projection import Projection
 from projections.views import Views
-from service.access import OPEN
+from service.access import OPEN, Caller
 from service.commands import (
     AppendMessages,
     Command,
@@ -20,11 +20,13 @@ from service.commands import (
 )
 from service.committer import Committed, Committer, Outcome, Replayed, Submission
 from service.database import Connection
+from service.errors import DomainError
 from service.events import Message, SessionChanges
 from service.idempotency import IdempotencyKey
 from service.intake import MessageInput, accept_message
 from service.location import Location, exclusive
 from service.reach import Reach
+from service.readers import NotShort
 from service.settings import Settings
 from service.state import SessionState
 from service.tenant import Tenant
@@ -55,6 +57,30 @@ class _InlineReaders:
 
     async def run(self, query: Callable[[Connection, Connection], T]) -> T:
         return query(self._store.views.db, self._store.committer.ledger)
+
+    async def run_short(
+        self, query: Callable[[Connection], T], otherwise: Callable[[Connection, Connection], T] | None = None
+    ) -> T:
+        """Both, where there are two: they have to find the same, or refuse in the same words."""
+        if otherwise is None:
+            return query(self._store.views.db)
+        expected, at_once = await _settled(self.run(otherwise)), await _settled(_called(query, self._store.views.db))
+        assert isinstance(at_once, NotShort) or repr(at_once) == repr(expected)
+        if isinstance(expected, Exception):
+            raise expected
+        return expected
+
+
+async def _called(query: Callable[[Connection], T], views: Connection) -> T:
+    return query(views)
+
+
+async def _settled(coroutine: Coroutine[Any, Any, T]) -> T | DomainError | NotShort:
+    """What it returned or raised."""
+    try:
+        return await coroutine
+    except (DomainError, NotShort) as error:
+        return error
 
 
 class _InlineWriter:
@@ -118,10 +144,10 @@ class Store:
             assert isinstance(outcome, Committed), outcome
         return cast("list[Committed]", outcomes)
 
-    def tenant(self, tenant_id: str = "default") -> Tenant:
+    def tenant(self, tenant_id: str = "default", caller: Caller = OPEN) -> Tenant:
         """What a caller of that tenant can do; its coroutines wait for nothing (see `run`)."""
         return Tenant(
-            Reach(OPEN, tenant_id, "test"),
+            Reach(caller, tenant_id, "test"),
             settings=self.settings,
             writer=cast("Writer", _InlineWriter(self)),
             readers=cast("Readers", _InlineReaders(self)),
