@@ -5,11 +5,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
-from projections.views import Views
 from service import database
 from service.database import Connection
 from service.errors import Overloaded, RefusedToStart
@@ -20,10 +19,18 @@ T = TypeVar("T")
 log = structlog.get_logger("chatledger.readers")
 
 
+class Live(Protocol):
+    """Who knows which views are the live ones: the `Views` themselves, or the `Board` of several workers."""
+
+    @property
+    def generation(self) -> int:
+        """Their number. Read before each read: whatever was answered by then, they have."""
+
+
 class Reader:
     """One thread's connections: to the ledger, and to the views of the generation that is current."""
 
-    def __init__(self, location: Location, settings: Settings, views: Views) -> None:
+    def __init__(self, location: Location, settings: Settings, views: Live) -> None:
         self.ledger: Connection = database.open_reader(location.ledger, location, settings)
         self.views: Connection | None = None
         self._generation = 0
@@ -73,7 +80,7 @@ class Reader:
 class Readers:
     """The pool. Queries are functions of (views, ledger) that run in one of its threads."""
 
-    def __init__(self, location: Location, settings: Settings, views: Views, *, on_damage: Callable[[], None]) -> None:
+    def __init__(self, location: Location, settings: Settings, views: Live, *, on_damage: Callable[[], None]) -> None:
         self._location = location
         self._settings = settings
         self._views = views
@@ -82,6 +89,11 @@ class Readers:
         self._all: list[Reader] = []
         self._pool = ThreadPoolExecutor(settings.readers, thread_name_prefix="reader")
         self._waiting = 0
+
+    @property
+    def generation(self) -> int:
+        """The number of the live views."""
+        return self._views.generation
 
     @property
     def queue_length(self) -> int:
