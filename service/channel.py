@@ -1,6 +1,7 @@
 """What a supervisor and its workers say to each other, over a pair of sockets: a JSON object a line."""
 
 import asyncio
+import contextlib
 import socket
 from typing import TypeAlias
 
@@ -88,10 +89,8 @@ class Channel:
 
     async def flush(self) -> None:
         """Wait until what was sent has left."""
-        try:
+        with contextlib.suppress(OSError):
             await self._writer.drain()
-        except OSError:
-            pass
 
     async def orders(self) -> Down | None:
         """The next message to a worker; None where its supervisor is gone."""

@@ -86,7 +86,7 @@ async def wait_until_listening_here(port: int) -> None:
 
     Descriptors are looked at as they are: a copy of one of SQLite's would drop its locks when it is closed.
     """
-    while not any(_listens(int(name), port) for name in os.listdir("/dev/fd")):  # noqa: PTH208
+    while not any(_listens(int(name), port) for name in os.listdir("/dev/fd")):  # noqa: ASYNC110, PTH208
         await asyncio.sleep(LISTEN_PAUSE_S)
 
 
