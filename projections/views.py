@@ -12,6 +12,7 @@ from projections import batch, feed, messages, sessions
 from projections.build import BATCH_EVENTS, Builder, Progress, take_to, versions_of
 from projections.projection import Projection
 from service import database, ledger
+from service.board import Board
 from service.database import Connection
 from service.errors import ChatledgerError, Overloaded
 from service.location import BUILDING, Location, put_in_place, remove, sync_folder
@@ -39,12 +40,20 @@ class RebuildOvertaken(ChatledgerError):
 class Views:
     """The views of one ledger, attached to its writing connection. Not for use from two threads at a time."""
 
-    def __init__(self, location: Location, settings: Settings, projections: Sequence[Projection] = ()) -> None:
+    def __init__(
+        self,
+        location: Location,
+        settings: Settings,
+        projections: Sequence[Projection] = (),
+        *,
+        board: Board | None = None,
+    ) -> None:
         self.projections = (*BUILT_IN, *projections)
         self.generation = max(location.generations(), default=0)
         self.position = 0
         self._location = location
         self._settings = settings
+        self._board = board
         self._db: Connection | None = None
         self._left = False
 
@@ -93,14 +102,27 @@ class Views:
         Returns:
             Why they were built anew, or None if they were not.
         """
-        self._discard([number for number in self._location.generations() if number < self.generation])
-        self._location.remove_unfinished_views()
+        self.clean_up()
         reason = self._try_open(ledger_db) if self.generation else "there were no views"
         if reason is None:
             self.catch_up(ledger_db, progress)
         else:
             self.rebuild(ledger_db, progress)
         return reason
+
+    def clean_up(self) -> None:
+        """Remove what was left of a rebuild, or of older generations."""
+        self._discard([number for number in self._location.generations() if number < self.generation])
+        self._location.remove_unfinished_views()
+
+    def follow(self, ledger_db: Connection, generation: int) -> None:
+        """Attach the views that another worker has made the live ones, and see how far others have taken them."""
+        if self._db is None or generation != self.generation:
+            self.close()
+            self._attach(ledger_db, generation)
+            batch.prepare_append(ledger_db, self.projections)
+            self.generation = generation
+        self.position = self._reached(ledger_db)
 
     def _try_open(self, ledger_db: Connection) -> str | None:
         """Attach the current generation; why it cannot be used, or None."""
@@ -251,6 +273,9 @@ class Views:
         positions = [self._reached(ledger_db)]
         positions += self._taken(ledger_db, positions[0])
         self.position, self.generation = positions[-1], generation
+        if self._board is not None:
+            # Before the old file goes, and before anything is answered that only the new one has.
+            self._board.generation = generation
 
     def discard_older(self) -> None:
         """Remove the generations before the live one, which has its name for good first."""

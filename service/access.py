@@ -4,6 +4,7 @@ Routes declare the scope that they need (`access=` in `service/api`), credential
 the two. What a caller may *reach* is not decided here but by `tenant.py`, whose objects are bound to it.
 """
 
+import secrets
 from enum import StrEnum
 
 import msgspec
@@ -26,6 +27,11 @@ class Scope(StrEnum):
     """The tenant's keys."""
     OPERATOR = "operator"
     """The process and the whole ledger: metrics, rebuilds, tiles of the tree, and every tenant's events and keys."""
+
+
+def new_local_credential() -> str:
+    """What commands beside a server show, which each start makes anew."""
+    return "cll_" + secrets.token_urlsafe(32)
 
 
 PUBLIC = None

@@ -1,14 +1,16 @@
 """The composition root: settings become a running application."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
+from prometheus_client import CollectorRegistry
 
+from projections.views import Views
 from service import __version__, key_uses, ledger, metrics
 from service.api import admin, audit, erasures, evidence, health, page, problems
 from service.api.bodies import Bodies
@@ -19,8 +21,9 @@ from service.api.keys import KeysController
 from service.api.messages import MessagesController
 from service.api.sessions import SessionsController
 from service.api.state import Cursors, Services
+from service.board import Board
 from service.checkpointer import Checkpointer
-from service.committer import hold
+from service.committer import Committer, hold, join
 from service.errors import DomainError
 from service.location import Location
 from service.log import set_up
@@ -29,6 +32,8 @@ from service.origins import parse_origins
 from service.readers import Readers
 from service.rebuilder import Rebuilder
 from service.settings import Settings, load_settings
+from service.shared_keys import SharedKeys
+from service.sharing import Shared
 from service.signing import signer_of
 from service.tls import check_files
 from service.transparency import TransparencyLog
@@ -49,10 +54,11 @@ EXPOSED = (
 """The headers of answers that a page of an allowed origin may read (Fetch, section 4.9)."""
 
 
-def create_app(settings: Settings | None = None) -> EdgedLitestar:
+def create_app(settings: Settings | None = None, *, shared: Shared | None = None) -> EdgedLitestar:
     """An ASGI application on the ledger that *settings* name (by default those of the environment).
 
-    The ledger is opened when the application starts and closed when it stops.
+    The ledger is opened when the application starts and closed when it stops. With *shared* it is that of one of
+    several workers, whose supervisor holds the ledger.
 
     Raises:
         SettingsError: a setting is wrong.
@@ -82,7 +88,7 @@ def create_app(settings: Settings | None = None) -> EdgedLitestar:
             health.ready,
             health.show_metrics,
         ],
-        lifespan=[_lifespan(chosen)],  # type: ignore[list-item]  # it gets this very class
+        lifespan=[_lifespan(chosen, shared)],  # type: ignore[list-item]  # it gets this very class
         request_class=Call,
         before_request=admit,  # type: ignore[arg-type]  # it gets this very class
         request_max_body_size=chosen.body_bytes_max,
@@ -110,21 +116,30 @@ def create_app(settings: Settings | None = None) -> EdgedLitestar:
     return app
 
 
-def _lifespan(settings: Settings) -> Callable[[EdgedLitestar], AbstractAsyncContextManager[None]]:
+def _lifespan(
+    settings: Settings, shared: Shared | None
+) -> Callable[[EdgedLitestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: EdgedLitestar) -> AsyncIterator[None]:
         location = Location.of(settings)
-        with hold(location, settings) as committer:
+        with ExitStack() as stack:
+            board, keys = None, None
+            if shared is None:
+                committer = stack.enter_context(hold(location, settings))
+                open_views(committer)
+            else:
+                board = shared.board
+                committer = stack.enter_context(join(location, settings, board))
+                keys = SharedKeys(location, settings, board)
             views = committer.views
-            reason = views.open(committer.ledger)
-            if reason is not None and views.position:
-                log.warning("views rebuilt", reason=reason, position=views.position)
-            rebuilder = Rebuilder(location, settings, views)
-            writer = Writer(committer, settings, Checkpointer(location, settings, views), rebuilder)
-            readers = Readers(location, settings, views, on_damage=writer.repair)
+            rebuilder = Rebuilder(location, settings, views, board)
+            checkpointer = Checkpointer(location, settings, views)
+            writer = Writer(committer, settings, checkpointer, rebuilder, keys=None if keys is None else keys.current)
+            readers = Readers(location, settings, board or views, on_damage=writer.repair)
             ledger_id = ledger.identity(committer.ledger)
             signer = signer_of(location, settings, ledger_id)
-            doors = Doors(settings, writer, used_at_us=key_uses.read(committer.ledger))
+            doors = Doors(settings, writer, used_at_us=key_uses.read(committer.ledger), shared=shared)
+            registry = metrics.registry_of(app.http_metrics, _readings(app, location, board or views))
             app.services = Services(
                 settings=settings,
                 writer=writer,
@@ -134,7 +149,8 @@ def _lifespan(settings: Settings) -> Callable[[EdgedLitestar], AbstractAsyncCont
                 cursors=Cursors(ledger_id.encode()),
                 doors=doors,
                 bodies=Bodies(settings),
-                registry=metrics.registry_of(app.http_metrics, _readings(app, location)),
+                registry=registry,
+                scrape=_scrape(registry, shared),
             )
             writer.start()
             try:
@@ -142,15 +158,32 @@ def _lifespan(settings: Settings) -> Callable[[EdgedLitestar], AbstractAsyncCont
             finally:
                 await doors.close()
                 readers.close()
+                if keys is not None:
+                    keys.close()
                 await writer.close()
 
     return lifespan
 
 
-def _readings(app: EdgedLitestar, location: Location) -> Callable[[], Iterable[Reading]]:
+def open_views(committer: Committer) -> None:
+    """Open the views that belong to an open ledger, and say why they had to be built anew, if they had."""
+    reason = committer.views.open(committer.ledger)
+    if reason is not None and committer.views.position:
+        log.warning("views rebuilt", reason=reason, position=committer.views.position)
+
+
+def _scrape(registry: CollectorRegistry, shared: Shared | None) -> Callable[[], Awaitable[bytes]]:
+    async def scrape() -> bytes:
+        return metrics.render(registry) if shared is None else (await shared.scrape()).encode()
+
+    return scrape
+
+
+def _readings(app: EdgedLitestar, location: Location, live: Views | Board) -> Callable[[], Iterable[Reading]]:
     def readings() -> Iterable[Reading]:
         services, http = app.services, app.http_metrics
-        writer, views, stats = services.writer, services.views, services.writer.stats
+        writer, stats = services.writer, services.writer.stats
+        yield Reading("workers", "Processes that serve.", services.settings.workers)
         yield Reading("events_total", "Events appended since the start.", stats.events, counts=True)
         yield Reading("commands_total", "Commands decided since the start.", stats.commands, counts=True)
         yield Reading("groups_total", "Ledger transactions since the start.", stats.groups, counts=True)
@@ -159,7 +192,7 @@ def _readings(app: EdgedLitestar, location: Location) -> Callable[[], Iterable[R
         yield Reading("queue_wait_seconds", "Time that a group's first command waited.", stats.queue_wait_s)
         yield Reading("commit_seconds", "Time of groups, from the first decision to the sync's end.", stats.commit_s)
         yield Reading("queue_commands", "Commands that wait for the writer.", writer.queue_length)
-        yield Reading("position", "The ledger's newest position that readers see.", views.position)
+        yield Reading("position", "The ledger's newest position that readers see.", live.position)
         yield Reading("projection_lag_events", "Events that the views lack since a failure.", stats.lag_events)
         yield Reading("queue_reads", "Reads that run or wait for a reader.", services.readers.queue_length)
         yield Reading("bodies_reading", "Request bodies that are on their way.", len(services.bodies))
@@ -172,8 +205,9 @@ def _readings(app: EdgedLitestar, location: Location) -> Callable[[], Iterable[R
         if not location.memory:
             yield Reading("ledger_bytes", "Size of the ledger's file.", _size(location.ledger))
             yield Reading("ledger_wal_bytes", "Size of its write-ahead log.", _size(location.ledger + "-wal"))
-            yield Reading("views_bytes", "Size of the views' file.", _size(views.name))
-            yield Reading("views_wal_bytes", "Size of its write-ahead log.", _size(views.name + "-wal"))
+            name = location.views(live.generation)
+            yield Reading("views_bytes", "Size of the views' file.", _size(name))
+            yield Reading("views_wal_bytes", "Size of its write-ahead log.", _size(name + "-wal"))
 
     return readings
 

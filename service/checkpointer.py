@@ -38,6 +38,8 @@ class Checkpointer:
     def __init__(self, location: Location, settings: Settings, views: Views) -> None:
         self._location = location
         self._settings = settings
+        # Each of several workers counts what it writes itself.
+        self._pages_max = max(1, settings.wal_checkpoint_pages // settings.workers)
         self._views = views
         self._wake = threading.Event()
         self._copied = threading.Event()
@@ -75,10 +77,10 @@ class Checkpointer:
             self._copied.clear()
             self._busy = False
             self._finish(db)
-        elif pages > OVERDUE * self._settings.wal_checkpoint_pages:
+        elif pages > OVERDUE * self._pages_max:
             log.warning("checkpoint overdue", pages=pages)
             self._finish(db)
-        elif not self._busy and (pages > self._settings.wal_checkpoint_pages or self._is_due()):
+        elif not self._busy and (pages > self._pages_max or self._is_due()):
             self._busy = True
             self._wake.set()
 
@@ -87,7 +89,12 @@ class Checkpointer:
 
     def _finish(self, db: Connection) -> None:
         """Copy the rest; the next commit then begins at the logs' start, if no reader needs them."""
-        self.held_pages = max(self._look(name, database.copy_back(db, name)) for name in ("main", "views"))
+        try:
+            self.held_pages = max(self._look(name, database.copy_back(db, name)) for name in ("main", "views"))
+        except database.Busy:
+            if self._settings.workers == 1:
+                raise
+            # Another worker copies just now.
         self._looked_s = time.monotonic()
         self._pages_before = database.pages_written(db)
 
@@ -111,6 +118,8 @@ class Checkpointer:
             try:
                 for name in (self._location.ledger, self._views.name):
                     database.copy_back_beside(name, self._location, self._settings, passes=PASSES)
+            except database.Busy:
+                pass  # another worker copies just now
             except (database.SQLError, RefusedToStart):
                 # The views may have been replaced just now; and what fails here fails in the writer's own copy too.
                 log.warning("checkpoint failed", exc_info=True)

@@ -36,11 +36,12 @@ def cli() -> None:
 @database_option
 @click.option("--host", help="The address to serve on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port to serve on.  [default: 8000]")
-def serve(database: str | None, host: str | None, port: int | None) -> None:
+@click.option("--workers", type=click.IntRange(1, 64), help="The processes that serve.  [default: 1]")
+def serve(database: str | None, host: str | None, port: int | None, workers: int | None) -> None:
     """Serve the HTTP API until SIGTERM or Ctrl-C."""
     from service.server import serve as run  # noqa: PLC0415  # the server is not needed by the other commands
 
-    settings = settings_with(database_path=database, host=host, port=port)
+    settings = settings_with(database_path=database, host=host, port=port, workers=workers)
     log.set_up(settings.log_level)
 
     def announce(url: str) -> None:

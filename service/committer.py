@@ -17,6 +17,7 @@ from projections.batch import APPEND
 from projections.build import ProjectionFailed, apply_in_python, in_python
 from projections.views import Views
 from service import database, idempotency, ledger, tree
+from service.board import Board
 from service.clock import now_us
 from service.commands import (
     Command,
@@ -49,6 +50,7 @@ KNOWN_STATES_MAX = 4_000
 """The most session states that are kept from one group to the next; with 64 KiB of traits each at the worst."""
 
 _US_PER_DAY = 24 * 60 * 60 * 1_000_000
+_NEVER = -1
 
 
 class Submission(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -199,6 +201,24 @@ def hold(location: Location, settings: Settings) -> Iterator["Committer"]:
                 committer.close()
 
 
+@contextmanager
+def join(location: Location, settings: Settings, board: Board) -> Iterator["Committer"]:
+    """The ledger at *location* for one of several workers, whose supervisor holds it; views open and caught up.
+
+    Raises:
+        RefusedToStart: rule 10, or the storage fails.
+    """
+    with database.storage_failures_named():
+        views = Views(location, settings, projection.load(settings.projections), board=board)
+        committer = Committer(location, settings, views, board)
+        with committer.turn():
+            committer.open_beside()
+        try:
+            yield committer
+        finally:
+            committer.close()
+
+
 def _refusal(what: str, error: Exception) -> DomainError:
     """What a caller is told whose command came to nothing because of *error*: a full disk is one, wherever it shows.
 
@@ -212,7 +232,8 @@ def _refusal(what: str, error: Exception) -> DomainError:
     return Overloaded(what, retry_after_s=5)
 
 
-def _read_keys(connection: Connection) -> KeyRing:
+def read_keys(connection: Connection) -> KeyRing:
+    """The API keys that there are, by the ledger."""
     stream = ledger.find_stream(connection, SYSTEM_TENANT, KEYS_SESSION)
     if stream is None:
         return KeyRing()
@@ -222,7 +243,8 @@ def _read_keys(connection: Connection) -> KeyRing:
 class Committer:
     """Holds the ledger's and the views' writing connections."""
 
-    def __init__(self, location: Location, settings: Settings, views: Views) -> None:
+    def __init__(self, location: Location, settings: Settings, views: Views, board: Board | None = None) -> None:
+        """Make one that is not open yet; with a *board* where other workers write to the same ledger."""
         self.views = views
         self.location = location
         self.settings = settings
@@ -235,6 +257,71 @@ class Committer:
         self._next_stream = 1
         self._tree = Frontier()
         self._key_clock = KeyClock(0)
+        self._board = board
+        self._has_turn = False
+        self._changes_seen = _NEVER
+        self._keys_counted = _NEVER
+        self._keys_said: KeyRing | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other workers write to the same ledger."""
+        return self._board is not None
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Write alone: the other workers wait until the block ends, and know of what it did before anybody is told.
+
+        Where there are no others it is nothing. Within a turn it is the same turn.
+
+        Raises:
+            Overloaded, StorageFull: what the others have written cannot be read.
+        """
+        board = self._board
+        if board is None or self._has_turn:
+            yield
+            return
+        board.take_turn()
+        self._has_turn = True
+        try:
+            self._begin(board)
+            try:
+                yield
+            finally:
+                self._say(board)
+        finally:
+            self._has_turn = False
+            board.give_turn()
+
+    def _begin(self, board: Board) -> None:
+        """Take over what others have written since our last turn; all of it, where one of them did not end."""
+        unfinished, others = board.is_unfinished, board.changes != self._changes_seen
+        board.begin()
+        if not (unfinished or others):
+            return
+        self._changes_seen, self._in_step, self._states = _NEVER, False, {}
+        if self._ledger is None or not self.views.is_open:
+            return  # whoever needs them opens all anew
+        try:
+            # Views have their name from the moment on when they are whole, so that the newest are the live ones.
+            newest = max(self.location.generations(), default=board.generation) if unfinished else board.generation
+            self.views.follow(self.ledger, newest)
+            if unfinished or board.keys != self._keys_counted:
+                self.keys = read_keys(self.ledger)
+                self._keys_counted, self._keys_said = board.keys, None if unfinished else self.keys
+        except (database.SQLError, RefusedToStart) as error:
+            self._let_go()
+            raise _refusal("The ledger cannot be read.", error) from error
+
+    def _say(self, board: Board) -> None:
+        """Let the others know, before the answers go out, that they have to look."""
+        self._changes_seen = board.count_change()
+        if self.keys is not self._keys_said:
+            board.count_keys()
+            self._keys_counted, self._keys_said = board.keys, self.keys
+        if self.is_open and self.views.is_open:
+            board.position, board.generation = self.views.position, self.views.generation
+            board.finish()
 
     @property
     def is_open(self) -> bool:
@@ -258,12 +345,28 @@ class Committer:
         try:
             ledger.check_tail(connection)
             tree.open_tree(connection, ledger.head(connection).position)
-            keys = _read_keys(connection)
+            keys = read_keys(connection)
             self._key_clock = KeyClock.of(connection)
         except BaseException:
             connection.close()
             raise
         self._ledger, self._in_step, self.keys = connection, False, keys
+
+    def open_beside(self) -> None:
+        """Open both files, where others have them open already. The caller has the turn."""
+        self.open()
+        try:
+            self.views.follow(self.ledger, self.views.generation)
+            self.views.catch_up(self.ledger)
+        except BaseException:
+            self._let_go()
+            raise
+        board = self._board
+        if board is not None and board.claim_rebuild():  # what this worker may have left when it died
+            try:
+                self.views.clean_up()
+            finally:
+                board.release_rebuild()
 
     def reopen(self) -> None:
         """Start over with a fresh connection after a commit of unknown outcome; the views catch up with it."""
@@ -276,6 +379,8 @@ class Committer:
         """Open both files, or neither: a ledger without views would refuse every command and never look again."""
         self.open()
         try:
+            if self.is_shared:  # others may have built newer ones
+                self.views.generation = max(self.location.generations(), default=0)
             self.views.open(self.ledger)
         except BaseException:
             self._let_go()
@@ -292,13 +397,26 @@ class Committer:
         """Checkpoint and close both files."""
         connection, self._ledger = self._ledger, None
         if connection is not None:
-            try:
-                if not self.location.memory:
-                    database.checkpoint_at_end(connection)
-                self.views.close()
-            finally:
-                self.views.forget()
-                connection.close()
+            with self._alone():
+                try:
+                    if not self.location.memory:
+                        database.checkpoint_at_end(connection)
+                    self.views.close()
+                finally:
+                    self.views.forget()
+                    connection.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have no other worker write meanwhile."""
+        if self._board is None:
+            yield
+            return
+        self._board.take_turn()
+        try:
+            yield
+        finally:
+            self._board.give_turn()
 
     def commit(
         self, submissions: Sequence[Submission], before_write: Callable[[], object] = lambda: None
@@ -321,7 +439,7 @@ class Committer:
                 self._tree = tree.read(self.ledger)
             self._in_step = False
             group = _Group(submissions, self.views.position, states, self.keys)
-            # Decided outside of a transaction: this process alone writes, so nothing that is read here can change.
+            # Decided outside of a transaction: nobody else writes, so nothing that is read here can change.
             decided = [self._decide(group, submission) for submission in submissions]
             records = ledger.seal(group.events)
             before_write()

@@ -31,6 +31,7 @@ from service.settings import Settings
 Connection = apsw.Connection
 SQLiteValue: TypeAlias = int | float | bytes | str | None
 SQLError = apsw.Error
+Busy = apsw.BusyError
 
 LEDGER_APPLICATION_ID = 0x434C4C47  # "CLLG", in the file's header: what `file` and we know a ledger by
 VIEWS_APPLICATION_ID = 0x434C5657  # "CLVW"

@@ -5,7 +5,12 @@ from collections.abc import Mapping
 from service.database import Bulk, Connection
 
 _READ = "SELECT key_id, used_at FROM key_uses"
-_WRITE = Bulk("INSERT OR REPLACE INTO key_uses", "(?, ?)")
+# Of several workers each writes when it saw a key, and not in the order of the times.
+_WRITE = Bulk(
+    "INSERT INTO key_uses (key_id, used_at)",
+    "(?, ?)",
+    "ON CONFLICT (key_id) DO UPDATE SET used_at = max(used_at, excluded.used_at)",
+)
 
 
 def read(connection: Connection) -> dict[str, int]:

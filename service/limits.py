@@ -3,12 +3,15 @@
 Pure: the time comes with each call. For one thread, the event loop's.
 """
 
+import hashlib
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
 from service.access import LOCAL, OPEN, Caller
+from service.board import BUCKET_WORDS, BUCKETS, Board
 from service.errors import RateLimited
 from service.settings import Settings
 
@@ -17,6 +20,8 @@ BURST_S = 5
 BUCKETS_MAX = 10_000
 """The most callers that are remembered; 2 MB."""
 DAY_S = 24 * 60 * 60
+WAYS = 8
+"""The rows of the workers' table that a bucket may have."""
 
 REASONS = ("key", "tenant", "bytes")
 """What a caller can be refused for: its own requests, its tenant's, its tenant's bytes."""
@@ -170,6 +175,81 @@ class Limits:
             retry_after_s=wait_s,
             limit=int(bucket.size),
         )
+
+
+class _SharedBucket(_Bucket):
+    """A row of the board's table."""
+
+    __slots__ = ("_at", "_values")
+
+    def __init__(self, board: Board, row: int, size: float, per_s: float) -> None:
+        self._values, self._at = board.bucket_values, row * BUCKET_WORDS
+        self.size, self.per_s = size, per_s
+
+    @property
+    def tokens(self) -> float:
+        return self._values[self._at + 1]
+
+    @tokens.setter
+    def tokens(self, tokens: float) -> None:
+        self._values[self._at + 1] = tokens
+
+    @property
+    def at_s(self) -> float:
+        return self._values[self._at + 2]
+
+    @at_s.setter
+    def at_s(self, at_s: float) -> None:
+        self._values[self._at + 2] = at_s
+
+
+class SharedLimits(Limits):
+    """The buckets of all workers, on their board: a caller has the same left whichever of them it reaches.
+
+    A bucket has one of eight rows, by its name's hash; where all are taken, the one that was not used for longest goes.
+    """
+
+    def __init__(self, settings: Settings, board: Board, secret: str) -> None:
+        super().__init__(settings)
+        self._board = board
+        self._secret = secret.encode()[:64]
+
+    def admit(self, caller: Caller, *, size_bytes: int, now_s: float) -> Allowance | None:
+        """As there."""
+        if self.are_off:
+            return None
+        with self._locked():
+            return super().admit(caller, size_bytes=size_bytes, now_s=now_s)
+
+    def charge(self, caller: Caller, size_bytes: int) -> None:
+        """As there."""
+        with self._locked():
+            super().charge(caller, size_bytes)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._board.lock_buckets()
+        try:
+            yield
+        finally:
+            self._board.unlock_buckets()
+
+    def _bucket(self, name: Hashable, size: float, per_s: float) -> _Bucket:
+        digest = hashlib.blake2b(repr(name).encode(), digest_size=8, key=self._secret).digest()
+        number = int.from_bytes(digest, "big", signed=True) or 1
+        names, values = self._board.bucket_names, self._board.bucket_values
+        first = number % (BUCKETS // WAYS) * WAYS
+        rows = range(first, first + WAYS)
+        row = next((row for row in rows if names[row * BUCKET_WORDS] == number), None)
+        if row is not None:
+            bucket = _SharedBucket(self._board, row, size, per_s)
+            bucket.fill(self._now_s)
+            return bucket
+        row = min(rows, key=lambda row: values[row * BUCKET_WORDS + 2])
+        names[row * BUCKET_WORDS] = number
+        bucket = _SharedBucket(self._board, row, size, per_s)
+        bucket.tokens, bucket.at_s = size, self._now_s
+        return bucket
 
 
 def _tenant(caller: Caller) -> str | None:

@@ -5,6 +5,7 @@ import glob
 import itertools
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,10 @@ NETWORK_FILESYSTEMS = frozenset(
         "fuse.s3fs",
     }
 )
+
+ORPHANS_WAIT_S = 15.0
+"""How long to wait for workers whose supervisor was killed: they are about to end."""
+ORPHANS_PAUSE_S = 0.02
 
 _memory_names = itertools.count(1)
 
@@ -123,30 +128,60 @@ def check_filesystem(location: Location, settings: Settings) -> None:
 
 
 @contextmanager
-def exclusive(location: Location) -> Iterator[None]:
+def exclusive(location: Location) -> Iterator[int | None]:
     """Hold the ledger for this process: one writes, others may read.
 
-    The lock is on a file of its own (`ledger.db.lock`), never on the database, and ends with the process. A server
-    notes in it where it serves (`note_address`).
+    The lock is on a file of its own (`ledger.db.lock`), never on the database, and ends with the process, or with the
+    last of those that have inherited its descriptor, which the block is given: the workers of one server. A server
+    notes in it where it serves (`note_address`). Where workers are left whose supervisor was killed, it waits for them.
 
     Raises:
         LedgerLocked: another process holds it.
     """
     if location.memory:
-        yield
+        yield None
         return
     descriptor = os.open(_lock_name(location), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        _lock(descriptor, location)
+        os.ftruncate(descriptor, 0)  # what the one before has noted
+        os.pwrite(descriptor, msgspec.json.encode(_Holder(os.getpid())), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class _Holder(msgspec.Struct, frozen=True):
+    """What a lock file says from its first moment on: the process that took the lock."""
+
+    pid: int
+
+
+def _lock(descriptor: int, location: Location) -> None:
+    until_s = time.monotonic() + ORPHANS_WAIT_S
+    while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LedgerLocked(
-                f"{location.ledger} is in use: a server or another command of chatledger writes to it."
-            ) from None
-        os.ftruncate(descriptor, 0)  # what the one before has noted
-        yield
-    finally:
-        os.close(descriptor)
+            if time.monotonic() > until_s or not _is_orphaned(location):
+                raise LedgerLocked(
+                    f"{location.ledger} is in use: a server or another command of chatledger writes to it."
+                ) from None
+            time.sleep(ORPHANS_PAUSE_S)
+        else:
+            return
+
+
+def _is_orphaned(location: Location) -> bool:
+    """Whether the process that took the lock is gone, so that only workers of it are left."""
+    try:
+        holder = msgspec.json.decode(Path(_lock_name(location)).read_bytes(), type=_Holder)
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except (msgspec.DecodeError, OSError):
+        pass
+    return False
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -156,12 +191,14 @@ class Address(msgspec.Struct, frozen=True):
     credential: str
     certificate: str = ""
     """The server's own, as PEM, where it speaks TLS: commands take no other one for it."""
+    pid: int = 0
 
 
 def note_address(location: Location, address: Address) -> None:
     """Tell the other commands where the server is that holds the ledger: they can ask it. The caller holds it."""
     if not location.memory:
-        Path(_lock_name(location)).write_bytes(msgspec.json.encode(address))
+        noted = msgspec.structs.replace(address, pid=os.getpid())
+        Path(_lock_name(location)).write_bytes(msgspec.json.encode(noted))
 
 
 def noted_address(location: Location) -> Address | None:

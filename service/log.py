@@ -16,12 +16,21 @@ def _add_time(_logger: object, _method: str, event: MutableMapping[str, Any]) ->
     return event
 
 
-def set_up(level: str) -> None:
-    """Log from *level* up. On a terminal the lines are for people, elsewhere for machines."""
+def set_up(level: str, *, worker: int = 0) -> None:
+    """Log from *level* up. On a terminal the lines are for people, elsewhere for machines.
+
+    Of several workers each says which one it is.
+    """
+
+    def add_worker(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["worker"] = worker
+        return event
+
     number = logging.getLevelNamesMapping()[level.upper()]
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         _add_time,
+        *([add_worker] if worker else []),
         # Never structlog's tracebacks with local variables: they would show what messages say.
         structlog.processors.format_exc_info,
     ]

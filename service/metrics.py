@@ -4,12 +4,28 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LARGEST = frozenset(
+    f"chatledger_{name}"
+    for name in (
+        "workers",
+        "position",
+        "projection_lag_events",
+        "rebuild_running",
+        "wal_held_pages",
+        "ledger_bytes",
+        "ledger_wal_bytes",
+        "views_bytes",
+        "views_wal_bytes",
+    )
+)
+"""What is one for all workers; of everything else they have parts, which are added up."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -114,3 +130,70 @@ def registry_of(http: HttpMetrics, readings: Callable[[], Iterable[Reading]]) ->
 def render(registry: CollectorRegistry) -> bytes:
     """The text that Prometheus scrapes."""
     return generate_latest(registry)
+
+
+class Family(msgspec.Struct, frozen=True):
+    """A metric with its samples, as one worker reports it: each with its name, labels and value."""
+
+    name: str
+    help: str
+    kind: str
+    samples: list[tuple[str, dict[str, str], float]]
+
+
+def report(registry: CollectorRegistry) -> list[Family]:
+    """What *registry* collects now."""
+    return [
+        Family(
+            metric.name,
+            metric.documentation,
+            metric.type,
+            [(sample.name, sample.labels, float(sample.value)) for sample in metric.samples],
+        )
+        for metric in registry.collect()
+    ]
+
+
+def counting(families: Iterable[Family]) -> list[Family]:
+    """Those that must not go back when the worker that has reported them is gone."""
+    return [family for family in families if family.kind in ("counter", "histogram")]
+
+
+def together(reports: Iterable[Sequence[Family]]) -> list[Family]:
+    """The *reports* of several workers as one: what they count or have is added up, what is the ledger's stays one."""
+    found: dict[str, tuple[Family, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
+    for families in reports:
+        for family in families:
+            _, values = found.setdefault(family.name, (family, {}))
+            for name, labels, value in family.samples:
+                key = name, tuple(labels.items())
+                before = values.get(key, 0.0)
+                values[key] = max(before, value) if family.name in LARGEST else before + value
+    return [
+        Family(
+            family.name,
+            family.help,
+            family.kind,
+            [(name, dict(labels), value) for (name, labels), value in values.items()],
+        )
+        for family, values in found.values()
+    ]
+
+
+class _Families(Collector):
+    def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._families():
+            metric = Metric(family.name, family.help, family.kind)
+            for name, labels, value in family.samples:
+                metric.add_sample(name, labels, value)
+            yield metric
+
+
+def registry_of_families(families: Callable[[], Iterable[Family]]) -> CollectorRegistry:
+    """A registry that has *families* when it is rendered."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(families))
+    return registry

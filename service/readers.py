@@ -9,12 +9,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import structlog
 
-from projections.views import Views
 from service import database
 from service.database import Connection
 from service.errors import Overloaded, RefusedToStart
@@ -42,11 +41,19 @@ class NotShort(Exception):
     """A short read has found more than it may answer."""
 
 
+class Live(Protocol):
+    """Who knows which views are the live ones: the `Views` themselves, or the `Board` of several workers."""
+
+    @property
+    def generation(self) -> int:
+        """Their number. Read before each read: whatever was answered by then, they have."""
+
+
 class LiveViews:
     """A read-only connection to the views of the generation that is current."""
 
     def __init__(
-        self, location: Location, settings: Settings, views: Views, prepare: Callable[[Connection], None]
+        self, location: Location, settings: Settings, views: Live, prepare: Callable[[Connection], None]
     ) -> None:
         """*prepare* is called with each connection that is opened."""
         self._location = location
@@ -85,7 +92,7 @@ class LiveViews:
 class Reader:
     """One thread's connections: to the ledger, and to the views of the generation that is current."""
 
-    def __init__(self, location: Location, settings: Settings, views: Views) -> None:
+    def __init__(self, location: Location, settings: Settings, views: Live) -> None:
         self._timeout_s = settings.read_timeout_ms / 1000
         self._until = 0.0
         self._ledger: Connection = database.open_reader(location.ledger, location, settings)
@@ -120,7 +127,7 @@ class ShortReader:
     counted, and time counts only if blocks were read from a disk meanwhile.
     """
 
-    def __init__(self, location: Location, settings: Settings, views: Views) -> None:
+    def __init__(self, location: Location, settings: Settings, views: Live) -> None:
         without_waiting = msgspec.structs.replace(settings, busy_timeout_ms=0)
         self._views = LiveViews(location, without_waiting, views, self._limit)
         self._looks = 0
@@ -177,7 +184,7 @@ def _blocks_read() -> int:
 class Readers:
     """The pool and the loop's own reader. Queries are functions of (views, ledger) that run in one of its threads."""
 
-    def __init__(self, location: Location, settings: Settings, views: Views, *, on_damage: Callable[[], None]) -> None:
+    def __init__(self, location: Location, settings: Settings, views: Live, *, on_damage: Callable[[], None]) -> None:
         self._location = location
         self._settings = settings
         self._views = views
@@ -187,6 +194,11 @@ class Readers:
         self._pool = ThreadPoolExecutor(settings.readers, thread_name_prefix="reader")
         self._short = ShortReader(location, settings, views)
         self._waiting = 0
+
+    @property
+    def generation(self) -> int:
+        """The number of the live views."""
+        return self._views.generation
 
     @property
     def queue_length(self) -> int:

@@ -16,11 +16,12 @@ import msgspec
 import structlog
 
 from projections.build import ASIDE, Builder
-from projections.views import Views
+from projections.views import BESIDE, Views
 from service import database, ledger
+from service.board import Board
 from service.database import Connection
 from service.errors import ChatledgerError, Overloaded, RebuildRunning, RefusedToStart
-from service.location import Location, remove
+from service.location import BUILDING, Location, remove
 from service.settings import Settings
 
 log = structlog.get_logger("chatledger.rebuilder")
@@ -28,6 +29,8 @@ log = structlog.get_logger("chatledger.rebuilder")
 STOP_WAIT_S = 5.0
 """How long a stop waits for the thread. Only a sync of the whole file takes longer, and what it leaves behind is
 removed at the next start."""
+WATCH_S = 0.02
+"""How often, where there are several workers, one that rebuilds tells the others how far it is and hears from them."""
 NICENESS = 10
 """The rebuild gives way to requests where there are too few cores for both (sched(7)): with two cores appends keep 0.73
 of their speed, and 0.51 without; with 19 it may wait for a processor while it holds the interpreter lock."""
@@ -59,6 +62,7 @@ class _Job:
         self.builder = builder
         self.done, self.total = 0, events_total
         self.started_s = time.monotonic()
+        self.number = 0  # among all workers' rebuilds
         self.built = False
         self.swapping = False
         self.swapped = False
@@ -69,17 +73,20 @@ class _Job:
         self.done, self.total = done, total
 
     def progress(self) -> RebuildProgress:
-        seconds = max(time.monotonic() - self.started_s, 1e-3)
-        done, total = self.done, self.total
-        speed = done / seconds
-        left_s = round((total - done) / speed, 1) if speed else None
-        return RebuildProgress(self.generation, done, total, round(speed, 1), left_s)
+        return _progress(self.generation, self.done, self.total, self.started_s)
+
+
+def _progress(generation: int, done: int, total: int, started_s: float) -> RebuildProgress:
+    speed = done / max(time.monotonic() - started_s, 1e-3)
+    left_s = round((total - done) / speed, 1) if speed else None
+    return RebuildProgress(generation, done, total, round(speed, 1), left_s)
 
 
 class Rebuilder:
-    """At most one rebuild at a time. Callable from any thread, but for `swap`."""
+    """At most one rebuild at a time, in whichever worker. Callable from any thread, but for `swap`."""
 
-    def __init__(self, location: Location, settings: Settings, views: Views) -> None:
+    def __init__(self, location: Location, settings: Settings, views: Views, board: Board | None = None) -> None:
+        self._board = board
         self._location = location
         self._settings = settings
         self._views = views
@@ -92,7 +99,10 @@ class Rebuilder:
     def progress(self) -> RebuildProgress | None:
         """Of the rebuild that is under way, or None."""
         job = self._job
-        return None if job is None else job.progress()
+        if job is not None or self._board is None:
+            return None if job is None else job.progress()
+        found = self._board.rebuild
+        return None if found is None else _progress(*msgspec.structs.astuple(found))
 
     def start(self, on_built: Callable[[], None]) -> RebuildProgress:
         """Begin one. Once it is built, *on_built* is called, to have the writer's thread call `swap`.
@@ -106,18 +116,34 @@ class Rebuilder:
                 raise Overloaded("The service is stopping.")
             if self._job is not None:
                 raise RebuildRunning
-            views, generation = self._views, self._views.generation + 1
-            builder = Builder(views.beside, self._location, self._settings, views.projections)
-            self._job = job = _Job(views.beside, generation, builder, views.position)
+            self._job = job = self._claim()
             self._thread = threading.Thread(target=self._run, args=(job, on_built), name="rebuild", daemon=True)
             self._thread.start()
         return job.progress()
+
+    def _claim(self) -> _Job:
+        """The rebuild that is begun now; in the name of all workers, where there are several."""
+        live = self._views if self._board is None else self._board
+        if self._board is not None and not self._board.claim_rebuild():
+            raise RebuildRunning
+        generation = live.generation + 1
+        name = self._location.views(generation) + BESIDE + BUILDING
+        builder = Builder(name, self._location, self._settings, self._views.projections)
+        job = _Job(name, generation, builder, live.position)
+        if self._board is not None:
+            job.number = self._board.show_rebuild(generation)
+        return job
 
     def cancel(self) -> None:
         """Stop the rebuild that is under way, if there is one, and remove its file; the live views stay.
 
         One that is being swapped in just now is not stopped any more.
         """
+        self._cancel_here()
+        if self._board is not None:
+            self._cancel_elsewhere(self._board)
+
+    def _cancel_here(self) -> None:
         with self._lock:
             job, thread = self._job, self._thread
             if job is None or thread is None:
@@ -127,11 +153,31 @@ class Rebuilder:
                 job.settled.set()
         thread.join(STOP_WAIT_S)
 
+    def _cancel_elsewhere(self, board: Board) -> None:
+        """Ask whichever worker rebuilds to stop, and wait until it has; one that has died has stopped."""
+        until_s, pause = time.monotonic() + STOP_WAIT_S, threading.Event()
+        while not board.claim_rebuild():
+            board.cancel_rebuild()
+            if time.monotonic() > until_s:
+                return
+            pause.wait(WATCH_S / 4)
+        board.release_rebuild()
+
+    def _watch(self, job: _Job, board: Board) -> None:
+        """Tell the other workers how far *job* is, and stop it when one of them asks."""
+        while not job.settled.wait(WATCH_S):
+            board.note_rebuild(job.done, job.total)
+            if board.is_cancelled(job.number):
+                with self._lock:
+                    if not job.swapping:
+                        job.builder.stop()
+                        job.settled.set()
+
     def close(self) -> None:
         """Cancel, and begin no other."""
         with self._lock:
             self._closed = True
-        self.cancel()
+        self._cancel_here()
 
     def swap(self, ledger_db: Connection) -> None:
         """Put what was built in the place of the live views. For the writer's thread, between two groups."""
@@ -153,6 +199,8 @@ class Rebuilder:
         job.settled.set()
 
     def _run(self, job: _Job, on_built: Callable[[], None]) -> None:
+        if self._board is not None:
+            threading.Thread(target=self._watch, args=(job, self._board), name="rebuild-watch", daemon=True).start()
         _give_way()
         try:
             log.info("rebuild started", generation=job.generation, events=job.total)
@@ -167,8 +215,11 @@ class Rebuilder:
         finally:
             if not self._location.memory:
                 self._remove(job)
+            job.settled.set()
             with self._lock:
                 self._job = None
+            if self._board is not None:
+                self._board.release_rebuild()
 
     def _remove(self, job: _Job) -> None:
         """Remove what is left. If the disk does not let us, the next rebuild or start does: others may be begun."""
@@ -195,7 +246,7 @@ class Rebuilder:
             if not self._location.memory:
                 # Whoever closes the old file last copies its write-ahead log back: that shall not be the writer.
                 with suppress(RefusedToStart, database.SQLError):
-                    old = database.open_reader(self._views.name, self._location, self._settings)
+                    old = database.open_reader(self._location.views(job.generation - 1), self._location, self._settings)
                     stack.callback(old.close)
             job.built = True
             on_built()

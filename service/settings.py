@@ -34,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The address to serve on. Without API keys only loopback addresses are accepted."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     """The TCP port to serve on; 0 takes a free one and prints it."""
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    """The processes that serve, each with a writer and readers of its own. They share out the limits of queues."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least level that is logged; `info` has a line for each request."""
     projections: str = ""

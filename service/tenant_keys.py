@@ -1,10 +1,11 @@
 """The API keys that one caller may manage: its tenant's, or, for an operator, anybody's (rule 8)."""
 
+from collections.abc import Mapping
 from itertools import islice
 
 import msgspec
 
-from service import ledger
+from service import key_uses, ledger
 from service.access import TENANT_SCOPES, Caller
 from service.clock import format_us, now_us
 from service.commands import CreateKey, KeyCommand, RevokeKey
@@ -109,6 +110,12 @@ class TenantKeys:
         numbered = enumerate(self._writer.keys.keys.values(), start=1)
         found = ((number, key) for number, key in numbered if number > after and self._reaches(key))
         return list(islice(found, limit))
+
+    async def uses(self) -> Mapping[str, int]:
+        """When keys were last used as far as other workers have written it down, by id."""
+        if self._settings.workers == 1:
+            return {}
+        return await self._readers.run(lambda _views, ledger_db: key_uses.read(ledger_db))
 
     async def revoke(self, key_id: str) -> None:
         """Make a key good for nothing, at once; one that is revoked already stays so.

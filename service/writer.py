@@ -83,8 +83,15 @@ class Writer:
     """One thread with the committer, and the bounded queue before it."""
 
     def __init__(
-        self, committer: Committer, settings: Settings, checkpointer: Checkpointer, rebuilder: Rebuilder
+        self,
+        committer: Committer,
+        settings: Settings,
+        checkpointer: Checkpointer,
+        rebuilder: Rebuilder,
+        *,
+        keys: Callable[[], KeyRing] | None = None,
     ) -> None:
+        """Make it; where other workers change API keys too, *keys* are those that there are now."""
         self.stats = WriterStats()
         self.rebuilder = rebuilder
         self._checkpointer = checkpointer
@@ -95,6 +102,8 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._closing = False
         self._repairing = False
+        self._damaged_generation = 0
+        self._keys = keys
         self._behind = False
         self._erasing = True  # a crash may have left an erasure to finish
         self._erase_again_s = 0.0
@@ -116,7 +125,7 @@ class Writer:
     @property
     def keys(self) -> KeyRing:
         """The API keys that there are now. Another value takes its place with each change."""
-        return self._committer.keys
+        return self._committer.keys if self._keys is None else self._keys()
 
     @property
     def queue_length(self) -> int:
@@ -165,6 +174,7 @@ class Writer:
         """Have the views built anew from the ledger, between two groups. Callable from any thread."""
         if not self._repairing:
             self._repairing = True
+            self._damaged_generation = self._committer.views.generation
             self._queue.put(_Signal.REPAIR)
 
     def rebuild(self) -> None:
@@ -197,7 +207,8 @@ class Writer:
             if group:
                 # Of the first: it has waited for longest.
                 self.stats.queue_wait_s.observe(time.perf_counter() - group[0].since_s)
-                outcomes = self._commit([waiting.submission for waiting in group])
+                outcomes, found = self._commit(group, gather=signal is None)
+                signal = signal or found
                 self._hand_back(group, outcomes)
                 self._checkpoint()
                 if any(isinstance(waiting.submission.command, EraseSession) for waiting in group):
@@ -225,22 +236,28 @@ class Writer:
         """Do what is left of them; what cannot be done now is tried again, as long as it takes."""
         self._erasing, self._erase_again_s = True, time.monotonic() + ERASE_AGAIN_AFTER_FAILURE_S
         try:
-            db = self._committer.ledger
-            rewriting = erasure.to_rewrite(db)
-            if rewriting:
-                self.rebuilder.cancel()  # it may have read what has to go
-            try:
-                self._erasing = not erasure.finish(self._committer, wait_ms=wait_ms)
-                self._erase_again_s = time.monotonic() + ERASE_AGAIN_S
-            finally:
-                if rewriting:
-                    self.rebuilder.cancel()  # and so may one that was begun since
-        except database.CommitFailed as error:
-            self._note_failure(error)
-            self._recover(error)
+            with self._committer.turn():
+                try:
+                    self._erase(wait_ms)
+                except database.CommitFailed as error:
+                    self._note_failure(error)
+                    self._recover(error)
         except Exception as error:
             log.exception("erasure unfinished")
             self._repair_if_damaged(error)
+
+    def _erase(self, wait_ms: int) -> None:
+        rewriting = erasure.to_rewrite(self._committer.ledger)
+        if rewriting:
+            self.rebuilder.cancel()  # it may have read what has to go
+            if self._committer.is_shared:
+                self._committer.views.clean_up()  # one whose worker died may have left it
+        try:
+            self._erasing = not erasure.finish(self._committer, wait_ms=wait_ms)
+            self._erase_again_s = time.monotonic() + ERASE_AGAIN_S
+        finally:
+            if rewriting:
+                self.rebuilder.cancel()  # and so may one that was begun since
 
     def _say_erased(self, asked: _Erased, *, done: bool) -> None:
         def deliver() -> None:
@@ -259,46 +276,60 @@ class Writer:
             if self._behind:
                 self._catch_up()
             return group, None
-        while True:
-            if isinstance(found, (_Erased, _Job, _Signal)):
-                return group, found
-            group.append(found)
-            if len(group) == self._settings.group_commands_max:
-                return group, None
+        if isinstance(found, (_Erased, _Job, _Signal)):
+            return group, found
+        group.append(found)
+        return group, self._gather_behind(group)
+
+    def _gather_behind(self, group: list[_Waiting]) -> _Erased | _Job | _Signal | None:
+        """Add what waits to *group*, up to the next thing that is no command, which is returned."""
+        while len(group) < self._settings.group_commands_max:
             try:
                 found = self._queue.get_nowait()
             except Empty:
-                return group, None
+                return None
+            if isinstance(found, (_Erased, _Job, _Signal)):
+                return found
+            group.append(found)
+        return None
 
     def _catch_up(self) -> None:
         """Bring views that a failure left behind up to date, without waiting for the next write to do it."""
         try:
-            self._committer.catch_up()
+            with self._committer.turn():
+                self._committer.catch_up()
             self._behind, self.stats.lag_events = False, 0
         except Exception:
             log.exception("views could not catch up")
 
     def _do(self, job: _Job) -> None:
         try:
-            with database.immediate(self._committer.ledger):
-                job.work(self._committer.ledger)
-        except database.CommitFailed as error:
-            self._note_failure(error)
-            self._recover(error)
+            with self._committer.turn():
+                try:
+                    with database.immediate(self._committer.ledger):
+                        job.work(self._committer.ledger)
+                except database.CommitFailed as error:
+                    self._note_failure(error)
+                    self._recover(error)
         except Exception:
             log.exception("job failed")
 
     def _swap(self) -> None:
         try:
-            self.rebuilder.swap(self._committer.ledger)
-        except Overloaded:  # the ledger could not be opened again; then the rebuild has nobody to take it
+            with self._committer.turn():
+                self.rebuilder.swap(self._committer.ledger)
+        except DomainError:  # the ledger could not be opened again; then the rebuild has nobody to take it
             self.rebuilder.cancel()
 
     def _rebuild(self) -> None:
-        self.rebuilder.cancel()  # the next generation is now made here
         try:
-            self._committer.views.rebuild(self._committer.ledger)
-            log.warning("views rebuilt", reason="damaged")
+            with self._committer.turn():
+                self.rebuilder.cancel()  # the next generation is now made here
+                if self._committer.is_shared and self._committer.views.generation != self._damaged_generation:
+                    log.info("views rebuilt elsewhere")  # another worker has met the damage too
+                else:
+                    self._committer.views.rebuild(self._committer.ledger)
+                    log.warning("views rebuilt", reason="damaged")
         except Exception:
             # The views stay as they are, reads that meet the damage go on failing, /health/ready says so.
             log.exception("views could not be rebuilt")
@@ -319,8 +350,24 @@ class Writer:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(deliver)
 
-    def _commit(self, submissions: Sequence[Submission]) -> Sequence[Outcome | Failure]:
-        """Commit a group; a failure of the storage is the outcome of each of its commands."""
+    def _commit(
+        self, group: list[_Waiting], *, gather: bool
+    ) -> tuple[Sequence[Outcome | Failure], _Erased | _Job | _Signal | None]:
+        """Commit a group; a failure of the storage is the outcome of each of its commands.
+
+        Where others have their turns too, it takes along what came while it waited for its own, if *gather*.
+        """
+        found = None
+        try:
+            with self._committer.turn():
+                if gather and self._committer.is_shared:
+                    found = self._gather_behind(group)
+                return self._commit_now([waiting.submission for waiting in group]), found
+        except DomainError as error:  # what the others wrote cannot be read
+            self._note_failure(error)
+            return [error] * len(group), found
+
+    def _commit_now(self, submissions: Sequence[Submission]) -> Sequence[Outcome | Failure]:
         before = self._committer.views.position
         started_s = time.perf_counter()
         self._behind = True

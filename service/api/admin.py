@@ -76,7 +76,7 @@ async def _state(request: Call) -> bytes:
     services = request.services
     # Before the positions and in this order: a rebuild that is over by then has swapped its generation in, if ever.
     rebuild = services.writer.rebuilder.progress
-    generation = services.views.generation
+    generation = services.readers.generation
     position, lag = await services.readers.run(reached_and_lag)
     state = ProjectionsState(
         generation=generation,

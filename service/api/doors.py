@@ -5,7 +5,6 @@ from starting. Who may do what is decided by `access.check`, here and nowhere el
 """
 
 import hmac
-import secrets
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,12 +13,13 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 
 from service import key_uses
-from service.access import LOCAL, OPEN, PUBLIC, Caller, check
+from service.access import LOCAL, OPEN, PUBLIC, Caller, check, new_local_credential
 from service.clock import now_us
-from service.errors import Unauthenticated
+from service.errors import Overloaded, Unauthenticated
 from service.keys import PREFIX
-from service.limits import Limits
+from service.limits import Limits, SharedLimits
 from service.settings import Settings
+from service.sharing import Shared
 from service.tokens import TokenVerifier, looks_like_token
 from service.writer import Writer
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 USES_WRITTEN_EVERY_US = 60_000_000
 """How long the last use of a key is only in memory, at most."""
+SHARED_USES_WRITTEN_EVERY_US = 1_000_000
+"""The same of one of several workers, whose memory the others do not see."""
 
 ACCESS = "access"
 """The name under which a route declares the scope that it needs."""
@@ -46,16 +48,22 @@ class Showing(Protocol):
 class Doors:
     """Lets callers in. For the event loop only."""
 
-    def __init__(self, settings: Settings, writer: Writer, *, used_at_us: dict[str, int]) -> None:
-        """Make them; *used_at_us* is when each key was last used, by its id.
+    def __init__(
+        self, settings: Settings, writer: Writer, *, used_at_us: dict[str, int], shared: Shared | None = None
+    ) -> None:
+        """Make them; *used_at_us* is when each key was last used, by its id. With *shared* they are several workers'.
 
         Raises:
             SettingsError: the settings of user tokens are wrong.
         """
-        self.local_credential = "cll_" + secrets.token_urlsafe(32)
+        self.local_credential = new_local_credential() if shared is None else shared.local_credential
         """What commands beside the server show: it is in a file that only the ledger's owner can read."""
         self.used_at_us = used_at_us
         self.limits = Limits(settings)
+        self._uses_written_every_us = USES_WRITTEN_EVERY_US
+        if shared is not None:
+            self.limits = SharedLimits(settings, shared.board, shared.local_credential)
+            self._uses_written_every_us = SHARED_USES_WRITTEN_EVERY_US
         self._tokens = TokenVerifier(settings) if settings.jwks else None
         self._writer = writer
         self._unwritten: dict[str, int] = {}
@@ -67,7 +75,12 @@ class Doors:
 
         Keys that are all revoked or expired do not open the doors again.
         """
-        return self._tokens is None and not self._writer.keys.keys
+        if self._tokens is not None:
+            return False
+        try:
+            return not self._writer.keys.keys
+        except Overloaded:  # nobody knows: then it is not
+            return False
 
     async def admit(self, request: Showing) -> None:
         """Let the request in, and note who sends it.
@@ -118,7 +131,7 @@ class Doors:
         self.used_at_us[key_id] = self._unwritten[key_id] = time_us
         if time_us >= self._write_at_us:
             self.write_uses()
-            self._write_at_us = time_us + USES_WRITTEN_EVERY_US
+            self._write_at_us = time_us + self._uses_written_every_us
 
     def write_uses(self) -> None:
         """Have the writer write down when keys were used."""

@@ -59,4 +59,4 @@ async def _lag(services: Services) -> int:
 @get("/metrics", operation_id="metrics", operation_class=openapi.METRICS, access=Scope.OPERATOR, tags=("Operation",))
 async def show_metrics(request: Call) -> Answer:
     """Counters and gauges in the Prometheus text format."""
-    return Answer(metrics.render(request.services.registry), content_type=metrics.CONTENT_TYPE)
+    return Answer(await request.services.scrape(), content_type=metrics.CONTENT_TYPE)

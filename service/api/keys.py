@@ -36,8 +36,9 @@ class KeyPage(msgspec.Struct, frozen=True):
 _key = msgspec.json.Decoder(KeyInput)
 
 
-def _document(request: Call, key: Key, text: str | None = None) -> KeyDocument:
-    return key_document(key, request.services.doors.used_at_us.get(key.key_id), text)
+def _document(request: Call, key: Key, text: str | None = None, used_at_us: int = 0) -> KeyDocument:
+    used_here_us = request.services.doors.used_at_us.get(key.key_id, 0)
+    return key_document(key, max(used_here_us, used_at_us) or None, text)
 
 
 class KeysController(Controller):
@@ -74,8 +75,9 @@ class KeysController(Controller):
         bound_to = ("keys", keys.tenant_id)
         found = keys.page(after=0 if cursor is None else cursors.read(cursor, *bound_to), limit=limit + 1)
         shown = found[:limit]
+        elsewhere_us = await keys.uses()
         page = KeyPage(
-            data=[_document(request, key) for _, key in shown],
+            data=[_document(request, key, used_at_us=elsewhere_us.get(key.key_id, 0)) for _, key in shown],
             next_cursor=cursors.write(shown[-1][0], *bound_to) if len(found) > limit else None,
         )
         return Answer(msgspec.json.encode(page))

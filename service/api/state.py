@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -32,6 +33,8 @@ class Services(msgspec.Struct, frozen=True):
     doors: Doors
     bodies: Bodies
     registry: CollectorRegistry
+    scrape: Callable[[], Awaitable[bytes]]
+    """The metrics as text: of all workers, where there are several."""
 
 
 class Cursors:

@@ -16,7 +16,7 @@ from support.api import TIMEOUT_S, create, fresh, problem, raw
 from support.certificates import Pair
 from support.server import Server, ServerDidNotStart
 
-from service.server import HEAD_BYTES_MAX
+from service.listening import HEAD_BYTES_MAX
 
 ORIGIN = "https://chat.example"
 LOCAL = b"Host: localhost\r\n"

@@ -1,7 +1,8 @@
 """The command `chatledger` with something wrong inside, and a server that runs it.
 
 Run as `python -m support.altered`, with `tests` on the path. `SEEDED_BUG` names a bug of `seeded_bugs.py`,
-`MOVED_CLOCK` the file of `moved_clock.py`, `SLOW_COMMIT_MS` the time that each commit takes longer than it does.
+`MOVED_CLOCK` the file of `moved_clock.py`, `SLOW_COMMIT_MS` the time that each commit takes longer than it does,
+`REBUILD_GATE` a file: while it is there, rebuilds do not get on.
 """
 
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from support import moved_clock, seeded_bugs
 from support.server import START_TIMEOUT_S, Server
@@ -20,6 +22,7 @@ TESTS = Path(__file__).resolve().parents[1]
 BUG = "SEEDED_BUG"
 CLOCK = "MOVED_CLOCK"
 SLOW_COMMIT_MS = "SLOW_COMMIT_MS"
+REBUILD_GATE = "REBUILD_GATE"
 
 
 def environment(bug: str = "", **variables: str) -> dict[str, str]:
@@ -29,7 +32,7 @@ def environment(bug: str = "", **variables: str) -> dict[str, str]:
 
 def command_of(env: Mapping[str, str]) -> Sequence[str]:
     """The product as it is, where *env* asks for nothing else."""
-    return COMMAND if {BUG, CLOCK, SLOW_COMMIT_MS} & env.keys() else PLAIN
+    return COMMAND if {BUG, CLOCK, SLOW_COMMIT_MS, REBUILD_GATE} & env.keys() else PLAIN
 
 
 class WatchedServer(Server):
@@ -72,6 +75,8 @@ def _install() -> None:
         moved_clock.install(Path(os.environ[CLOCK]))
     if os.environ.get(SLOW_COMMIT_MS):
         _slow_down(int(os.environ[SLOW_COMMIT_MS]) / 1000)
+    if os.environ.get(REBUILD_GATE):
+        _hold_rebuilds(Path(os.environ[REBUILD_GATE]))
     if os.environ.get(BUG):
         seeded_bugs.BUGS[os.environ[BUG]]()
 
@@ -90,8 +95,33 @@ def _slow_down(seconds: float) -> None:
     Committer.commit = slow_commit  # type: ignore[method-assign,assignment]
 
 
+def _hold_rebuilds(gate: Path) -> None:
+    from projections.build import Builder, BuildStopped  # noqa: PLC0415
+
+    follow = Builder.follow
+
+    def follow_later(self: Builder, *arguments: Any) -> int:
+        while gate.exists() and not self.stopped:
+            time.sleep(0.001)
+        if self.stopped:
+            raise BuildStopped
+        return follow(self, *arguments)
+
+    Builder.follow = follow_later  # type: ignore[method-assign,assignment]
+
+
+def main() -> None:
+    """A worker with the same wrong inside as its supervisor."""
+    _install()
+    from service.worker import main as work  # noqa: PLC0415
+
+    work()
+
+
 if __name__ == "__main__":
     _install()
-    from service.cli import main
+    from service import supervisor
+    from service.cli import main as command
 
-    main()
+    supervisor.WORKER = "support.altered"
+    command()

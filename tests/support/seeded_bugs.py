@@ -1,17 +1,23 @@
 """Bugs put into the product on purpose: each harness of `tests/crash` has to find those of its kind."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from service import backup, database, idempotency, ids, importer, ledger, readers, tenant
+from service import backup, database, idempotency, ids, importer, ledger, readers, tenant, worker
+from service.board import Board
 from service.checkpointer import Checkpointer
 from service.commands import AppendMessages
 from service.committer import Committer, Submission
 from service.errors import IdempotencyMismatch, StorageFull
+from service.keys import KeyRing
 from service.readers import Reader
+from service.shared_keys import SharedKeys
 from service.writer import Writer
 
 STALE_READS = 40
@@ -197,6 +203,62 @@ def order_by_clock() -> None:
     messages._PAGE_UP = messages._PAGE_UP.replace("ORDER BY seq", "ORDER BY created_at")
 
 
+def dies_before_saying() -> None:
+    """No bug: a worker that dies behind a commit, before it tells the others, once the file `DIE` is there."""
+    say = Committer._say
+
+    def die(self: Committer, board: Board) -> None:
+        with suppress(FileNotFoundError):
+            Path(os.environ["DIE"]).unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        say(self, board)
+
+    Committer._say = die  # type: ignore[method-assign]
+
+
+def death_unnoticed() -> None:
+    """The same, and the others do not look whether a turn has ended."""
+    dies_before_saying()
+    Board.is_unfinished = False  # type: ignore[method-assign,assignment]
+
+
+def others_unnoticed() -> None:
+    """A worker does not look whether others have written since its last turn."""
+    Committer._begin = lambda *_: None  # type: ignore[method-assign]
+
+
+def swaps_unnoticed() -> None:
+    """The readers of a worker stay with the views that they have found first."""
+    begin = Reader.__init__
+
+    class Found:
+        def __init__(self, generation: int) -> None:
+            self.generation = generation
+
+    def begin_found(self: Reader, location: Any, settings: Any, views: Any) -> None:
+        begin(self, location, settings, Found(views.generation))
+
+    Reader.__init__ = begin_found  # type: ignore[method-assign]
+
+
+def keys_unnoticed() -> None:
+    """A worker reads the API keys once."""
+    current = SharedKeys.current
+    read: list[KeyRing] = []
+
+    def current_once(self: SharedKeys) -> KeyRing:
+        if not read:
+            read.append(current(self))
+        return read[0]
+
+    SharedKeys.current = current_once  # type: ignore[method-assign]
+
+
+def no_worker_lives() -> None:
+    """No bug: workers that end as soon as they are started."""
+    worker.main = lambda: os._exit(7)
+
+
 BUGS: dict[str, Callable[[], None]] = {
     bug.__name__: bug
     for bug in (
@@ -213,6 +275,12 @@ BUGS: dict[str, Callable[[], None]] = {
         logs_never_cut,
         keys_by_the_clock,
         order_by_clock,
+        dies_before_saying,
+        death_unnoticed,
+        others_unnoticed,
+        swaps_unnoticed,
+        keys_unnoticed,
+        no_worker_lives,
     )
 }
 """By the name that `SEEDED_BUG` has."""

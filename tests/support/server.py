@@ -11,6 +11,8 @@ from typing import Self
 import httpx
 
 START_TIMEOUT_S = 60
+TEST_WORKERS = os.environ.get("TEST_WORKERS", "1")
+"""How many workers the servers of tests have, where a test does not say; a ledger in memory has one."""
 
 
 class ServerDidNotStart(Exception):  # a fact, in the test's own words
@@ -26,7 +28,8 @@ class Server:
     def __init__(self, database: Path | str, *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
         self.database = str(database)
         self.port = 0
-        self._env = {**os.environ, "CHATLEDGER_LOG_LEVEL": "warning", **(env or {})}
+        workers = "1" if self.database == ":memory:" else TEST_WORKERS
+        self._env = {**os.environ, "CHATLEDGER_LOG_LEVEL": "warning", "CHATLEDGER_WORKERS": workers, **(env or {})}
         self._cwd = cwd
         self._process: subprocess.Popen[str] | None = None
         self._stderr = ""
