@@ -16,7 +16,7 @@ from service.commands import AppendMessages
 from service.committer import Committer, Submission
 from service.errors import IdempotencyMismatch, StorageFull
 from service.keys import KeyRing
-from service.readers import Reader
+from service.readers import LiveViews, Reader
 from service.shared_keys import SharedKeys
 from service.writer import Writer
 
@@ -229,16 +229,16 @@ def others_unnoticed() -> None:
 
 def swaps_unnoticed() -> None:
     """The readers of a worker stay with the views that they have found first."""
-    begin = Reader.__init__
+    begin = LiveViews.__init__
 
     class Found:
         def __init__(self, generation: int) -> None:
             self.generation = generation
 
-    def begin_found(self: Reader, location: Any, settings: Any, views: Any) -> None:
-        begin(self, location, settings, Found(views.generation))
+    def begin_found(self: LiveViews, location: Any, settings: Any, views: Any, prepare: Any) -> None:
+        begin(self, location, settings, Found(views.generation), prepare)
 
-    Reader.__init__ = begin_found  # type: ignore[method-assign]
+    LiveViews.__init__ = begin_found  # type: ignore[method-assign]
 
 
 def keys_unnoticed() -> None:
