@@ -16,7 +16,7 @@ from service.commands import AppendMessages
 from service.committer import Committer, Submission
 from service.errors import IdempotencyMismatch, StorageFull
 from service.keys import KeyRing
-from service.readers import LiveViews, Reader
+from service.readers import LiveViews
 from service.shared_keys import SharedKeys
 from service.writer import Writer
 
@@ -78,15 +78,17 @@ def mixed_answers() -> None:
 
 
 def stale_reads() -> None:
-    """A reader keeps its snapshot for many reads: faster, and of the past."""
-    run = Reader.run
-    counts: dict[Reader, int] = {}
+    """A reader keeps its snapshot of the views for many reads: faster, and of the past."""
+    current, snapshot = LiveViews.current, database.snapshot
+    counts: dict[LiveViews, int] = {}
 
     @contextmanager
     def keep(connection: Any) -> Iterator[None]:
-        if not connection.in_transaction:
-            connection.execute("BEGIN")
-        yield
+        if connection.in_transaction:
+            yield
+            return
+        with snapshot(connection):
+            yield
 
     class Kept:
         """The module `database`, with another idea of a snapshot."""
@@ -96,16 +98,17 @@ def stale_reads() -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(database, name)
 
-    def run_stale(self: Reader, query: Any) -> Any:
+    def current_stale(self: LiveViews) -> Any:
+        connection = current(self)
         counts[self] = counts.get(self, 0) + 1
-        if counts[self] % STALE_READS == 0:
-            for connection in (self.ledger, self.views):
-                if connection is not None and connection.in_transaction:
-                    connection.execute("ROLLBACK")
-        return run(self, query)
+        if counts[self] % STALE_READS == 0 and connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if not connection.in_transaction:
+            connection.execute("BEGIN")
+        return connection
 
     readers.database = Kept()  # type: ignore[assignment]
-    Reader.run = run_stale  # type: ignore[method-assign]
+    LiveViews.current = current_stale  # type: ignore[method-assign]
 
 
 def pages_skip() -> None:
