@@ -141,6 +141,7 @@ class Board:
         except OSError:
             self._rebuild.release()
             return False
+        self._words[_REBUILD_GENERATION] = 0  # of a worker that has died
         return True
 
     def release_rebuild(self) -> None:
@@ -164,7 +165,7 @@ class Board:
 
     @property
     def rebuild(self) -> SharedRebuild | None:
-        """The rebuild that is under way, or None. One whose worker has died shows until that is started again."""
+        """The rebuild that is under way, or None. One whose worker has died shows until somebody claims it."""
         words = self._words
         generation = words[_REBUILD_GENERATION]
         if not generation:

@@ -29,6 +29,8 @@ log = structlog.get_logger("chatledger.rebuilder")
 STOP_WAIT_S = 5.0
 """How long a stop waits for the thread. Only a sync of the whole file takes longer, and what it leaves behind is
 removed at the next start."""
+CLAIM_WAIT_S, CLAIM_PAUSE_S = 1.0, 0.005
+"""How long the start of a rebuild waits for a worker that cleans up, and between two looks."""
 WATCH_S = 0.02
 """How often, where there are several workers, one that rebuilds tells the others how far it is and hears from them."""
 NICENESS = 10
@@ -124,8 +126,8 @@ class Rebuilder:
     def _claim(self) -> _Job:
         """The rebuild that is begun now; in the name of all workers, where there are several."""
         live = self._views if self._board is None else self._board
-        if self._board is not None and not self._board.claim_rebuild():
-            raise RebuildRunning
+        if self._board is not None:
+            self._wait_to_claim(self._board)
         generation = live.generation + 1
         name = self._location.views(generation) + BESIDE + BUILDING
         builder = Builder(name, self._location, self._settings, self._views.projections)
@@ -133,6 +135,14 @@ class Rebuilder:
         if self._board is not None:
             job.number = self._board.show_rebuild(generation)
         return job
+
+    def _wait_to_claim(self, board: Board) -> None:
+        """Claim the rebuild: at once, or after a worker that starts just now and removes what a dead one has left."""
+        until_s, pause = time.monotonic() + CLAIM_WAIT_S, threading.Event()
+        while not board.claim_rebuild():
+            if board.rebuild is not None or time.monotonic() > until_s:
+                raise RebuildRunning
+            pause.wait(CLAIM_PAUSE_S)
 
     def cancel(self) -> None:
         """Stop the rebuild that is under way, if there is one, and remove its file; the live views stay.
