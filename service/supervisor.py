@@ -26,7 +26,7 @@ from service.app import open_views
 from service.board import Board
 from service.channel import Ask, Channel, Orders, Ready, Refused, Report, Scrape, Scraped, Stop
 from service.committer import Committer
-from service.errors import RefusedToStart
+from service.errors import RefusedToStart, WorkerRefused
 from service.listening import check_exposure, has_ledger, joined, kept_address, metrics_port
 from service.location import Address, Location, exclusive, note_address
 from service.metrics import Family
@@ -186,7 +186,7 @@ class _Supervisor:
             if self._stopping.is_set():
                 return
             if worker.refused and not self._all_ready.is_set():
-                raise RefusedToStart(worker.refused)
+                raise WorkerRefused(worker.refused)
             deaths = 1 if time.monotonic() - started_s > STEADY_S else deaths + 1
             log.error("worker died", number=number, code=code, reason=worker.refused or None)
             if deaths == DEATHS_MAX:
