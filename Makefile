@@ -6,9 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.installed-dev
+SHORT_WITH_WORKERS := $(addprefix tests/http/test_,$(addsuffix .py,\
+	access admin conventions edges events evidence keys messages sessions smoke))
 
 .DEFAULT_GOAL := help
-.PHONY: help run check format test test-fast crash bench bench-large clean
+.PHONY: help run check format test test-workers test-fast crash bench bench-large clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -39,6 +41,10 @@ format: $(DEV_INSTALLED) ## Format the code
 
 test: $(DEV_INSTALLED) ## The whole test suite
 	$(BIN)/pytest
+	TEST_WORKERS=2 $(BIN)/pytest -q $(SHORT_WITH_WORKERS)
+
+test-workers: $(DEV_INSTALLED) ## The tests of the HTTP API and the kills, with servers of two workers
+	TEST_WORKERS=2 $(BIN)/pytest tests/http tests/crash/test_kills.py
 
 test-fast: $(DEV_INSTALLED) ## The tests that one runs all the time
 	$(BIN)/pytest -m 'not slow' -q

@@ -203,6 +203,10 @@ class RefusedToStart(ChatledgerError):
     """The files or settings are not as they must be, and guessing could lose data (rule 10)."""
 
 
+class WorkerRefused(RefusedToStart):
+    """One of several workers could not start; the message is its own."""
+
+
 class LedgerDamaged(RefusedToStart):
     """The ledger's content contradicts itself. It is left as it is."""
 

@@ -26,13 +26,14 @@ from service.app import open_views
 from service.board import Board
 from service.channel import Ask, Channel, Orders, Ready, Refused, Report, Scrape, Scraped, Stop
 from service.committer import Committer
-from service.errors import RefusedToStart
+from service.errors import RefusedToStart, WorkerRefused
 from service.listening import check_exposure, has_ledger, joined, kept_address, metrics_port
 from service.location import Address, Location, exclusive, note_address
 from service.metrics import Family
+from service.origins import parse_origins
 from service.settings import Settings
 from service.signing import signer_of
-from service.tls import own_certificate
+from service.tls import check_files, own_certificate
 
 log = structlog.get_logger("chatledger")
 
@@ -58,6 +59,8 @@ def supervise(settings: Settings, *, announce: Callable[[str], None]) -> None:
     """
     if settings.in_memory:
         raise RefusedToStart("A ledger in memory cannot be shared by several workers; CHATLEDGER_WORKERS has to be 1.")
+    check_files(settings)
+    parse_origins(settings.cors_origins)
     location = Location.of(settings)
     with kept_address(settings) as (address, port):
         check_exposure(settings, address, is_open=not settings.jwks and not has_ledger(settings))
@@ -183,7 +186,7 @@ class _Supervisor:
             if self._stopping.is_set():
                 return
             if worker.refused and not self._all_ready.is_set():
-                raise RefusedToStart(worker.refused)
+                raise WorkerRefused(worker.refused)
             deaths = 1 if time.monotonic() - started_s > STEADY_S else deaths + 1
             log.error("worker died", number=number, code=code, reason=worker.refused or None)
             if deaths == DEATHS_MAX:

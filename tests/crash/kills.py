@@ -1,6 +1,8 @@
 """Real kills: SIGKILL for the server under load, at rest, while it rebuilds and while it starts."""
 
+import os
 import random
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -10,8 +12,10 @@ import httpx
 from crash.findings import Findings, Progress, Result, quiet
 from support.altered import WatchedServer
 from support.journal import Journal, all_messages, check, create_shared
+from support.server import TEST_WORKERS, children
 from support.store import Store
 from support.tables import dump, dump_rebuilt, wrong_leaves
+from support.workers import listening, until
 
 KILLS_A_LEDGER = 10
 """So many kills before a new ledger: all of it is read again behind each one."""
@@ -21,10 +25,13 @@ PAGES = ("8", "100", "8000")
 """Limits of the write-ahead logs: at the first one they are copied back all the time."""
 
 
-def run_kills(count: int, seed: int, progress: Progress = quiet, *, bug: str = "", writers: int = 8) -> Result:
+def run_kills(
+    count: int, seed: int, progress: Progress = quiet, *, bug: str = "", writers: int = 8, workers: str = TEST_WORKERS
+) -> Result:
     """Kill a server *count* times while *writers* connections write; all that was acknowledged is there afterwards.
 
-    Now and then it is killed again while it starts, or while it builds its views anew.
+    Now and then it is killed again while it starts, or while it builds its views anew. Of several *workers* one is
+    killed, or all of them, or their supervisor alone.
     """
     findings = Findings("kills" + (f" with {bug}" if bug else ""), seed)
     chance = random.Random(seed)
@@ -33,7 +40,7 @@ def run_kills(count: int, seed: int, progress: Progress = quiet, *, bug: str = "
         kills = min(KILLS_A_LEDGER, count - done)
         with tempfile.TemporaryDirectory(prefix="kills-") as folder:
             journal = Journal(chance.randrange(10**9), writers=writers)
-            settings = {"CHATLEDGER_WAL_CHECKPOINT_PAGES": chance.choice(PAGES)}
+            settings = {"CHATLEDGER_WAL_CHECKPOINT_PAGES": chance.choice(PAGES), "CHATLEDGER_WORKERS": workers}
             path = Path(folder) / "data" / "ledger.db"
             path.parent.mkdir()
             with _Life(path, journal, chance, findings, settings, bug) as life:
@@ -60,6 +67,7 @@ class _Life:
         bug: str,
     ) -> None:
         self._path = path
+        self._workers = settings["CHATLEDGER_WORKERS"]
         self._journal = journal
         self._chance = chance
         self._findings = findings
@@ -77,6 +85,7 @@ class _Life:
     def kill_once(self) -> None:
         journal, chance, findings = self._journal, self._chance, self._findings
         before = journal.acknowledged
+        until(lambda: listening(self._server.port) == int(self._workers))  # behind the kill of one of several
         at_rest = chance.random() < 0.3  # behind the last answer, when nothing follows that could take it along
         with journal.writing(self._server):
             try:
@@ -87,15 +96,16 @@ class _Life:
             except AssertionError as error:
                 findings.violation(f"under load: {error}; {journal.failures[:3]}")
             if not at_rest:
-                self._server.kill()
+                self._kill()
         if at_rest:
-            self._server.kill()
+            self._kill()
             findings.counts["kills at rest"] += 1
         findings.counts["kills"] += 1
         findings.counts["acknowledged"] += journal.acknowledged - before
-        if chance.random() < 0.2:
-            self._kill_a_start()
-        self._server.start()
+        if self._server.is_gone:
+            if chance.random() < 0.2:
+                self._kill_a_start()
+            self._server.start()
         with self._server.client() as client:
             with findings.checking("after a kill"):
                 assert journal.failures == []
@@ -103,6 +113,20 @@ class _Life:
             with findings.checking("retries after a kill"):
                 retry(client, journal, chance, findings)
                 check(journal.writes, all_messages(client))
+
+    def _kill(self) -> None:
+        """SIGKILL for the server; of several workers for one, or for all, or for their supervisor alone."""
+        workers, chance, findings = children(self._server.pid), self._chance, self._findings
+        target = chance.choice(["all", "supervisor", "worker"]) if workers else "all"
+        if target == "worker":
+            os.kill(chance.choice(workers), signal.SIGKILL)
+            findings.counts["kills of one worker"] += 1
+        elif target == "supervisor":
+            os.kill(self._server.pid, signal.SIGKILL)
+            self._server.wait()
+            findings.counts["kills of a supervisor"] += 1
+        else:
+            self._server.kill()
 
     def end(self) -> None:
         """Stop in order, and look into the files."""

@@ -8,6 +8,7 @@ from crash.tool_kills import run_tool_kills
 from support.seeds import new_seed
 
 KILLS = HARNESSES["kills"].short
+WORKER_KILLS = 20
 TOOL_KILLS = HARNESSES["kills of commands"].short
 
 
@@ -18,10 +19,17 @@ def test_a_killed_server_loses_nothing() -> None:
     assert result.counts["kills"] == KILLS
 
 
+def test_a_killed_server_of_two_workers_loses_nothing() -> None:
+    """The same; now and then one of them is killed and the other one goes on, or the supervisor alone."""
+    result = run_kills(WORKER_KILLS, new_seed(), workers="2")
+    assert_clean(result)
+    assert result.counts["kills"] == WORKER_KILLS
+
+
 @pytest.mark.parametrize("bug", ["answer_before_commit", "idempotency_in_memory", "no_key_check"])
 def test_kills_find(bug: str) -> None:
     """The controls. The seed has a kill at rest first, behind which nobody commits what was left open."""
-    assert_caught(run_kills(10, seed=2, bug=bug))
+    assert_caught(run_kills(10, seed=2, bug=bug, workers="1"))
 
 
 def test_killed_commands_leave_nothing_half_done() -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +15,10 @@ from support.altered import REBUILD_GATE, WatchedServer
 from support.canary import CANARY, found_in
 from support.command import refuse, status, succeed
 from support.journal import Journal, all_messages, check, create_shared
-from support.server import Server, ServerDidNotStart
+from support.server import Server, ServerDidNotStart, is_gone
 from support.wire import ConnectionGone, ask
-from support.workers import WORKERS, Client, at_once
+from support.workers import WORKERS, Client, at_once, until
 
-WAIT_S = 30
 MESSAGE = {"role": "user", "content": "Hello"}
 PROJECTIONS = "/v1/admin/projections"
 REBUILD = PROJECTIONS + "/rebuild"
@@ -45,14 +43,6 @@ def pair(server: Server) -> Iterator[tuple[Client, Client]]:
     """A connection to each of them."""
     with workers.each(server) as (one, other):
         yield one, other
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait until it holds."""
-    end_s = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < end_s, "it never came"
-        time.sleep(0.005)
 
 
 def events(client: Client) -> list[dict[str, Any]]:
@@ -249,14 +239,15 @@ def test_workers_go_with_their_supervisor(server: Server, tmp_path: Path) -> Non
         assert client.post("/v1/sessions", json={"id": "s"}).status_code == 201
     left = workers.pids(server)
     os.kill(left[0], signal.SIGSTOP)  # one that takes its time
-    server.kill()
+    os.kill(server.pid, signal.SIGKILL)
+    server.wait()
     other = threading.Thread(target=lambda: os.kill(left[0], signal.SIGCONT))
     process = server.spawn()
     try:
         other.start()
         assert process.stdout is not None
         assert process.stdout.readline().startswith("chatledger serves")
-        assert all(map(workers.is_gone, left))
+        assert all(map(is_gone, left))
         with server.client() as client:
             assert client.get("/v1/sessions/s").status_code == 200
     finally:

@@ -9,9 +9,8 @@ from typing import Any
 
 from projections import feed, messages, sessions
 from projections.sessions import Named
-from service import ledger
+from service import cli, ledger, supervisor, worker
 from service.api.state import Cursors
-from service.cli import main
 from service.committer import Submission
 from service.errors import NotFound
 from service.reach import Reach
@@ -134,6 +133,14 @@ LEAKS: dict[str, Callable[[], None]] = {
 }
 """By name."""
 
+
+def main() -> None:
+    """A worker that leaks as its supervisor would."""
+    LEAKS[os.environ["LEAK"]]()
+    worker.main()
+
+
 if __name__ == "__main__":
     LEAKS[os.environ["LEAK"]]()
-    main()
+    supervisor.WORKER = "support.leaks"
+    cli.main()

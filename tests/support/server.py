@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +14,24 @@ import httpx
 START_TIMEOUT_S = 60
 TEST_WORKERS = os.environ.get("TEST_WORKERS", "1")
 """How many workers the servers of tests have, where a test does not say; a ledger in memory has one."""
+
+
+def children(pid: int) -> list[int]:
+    """The processes that *pid* has started and that live, in order."""
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+    return sorted(int(child) for child in found if not is_gone(int(child)))
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended, with all of its threads: the others may outlive the first, and hold its locks."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state in ("Z", "X") and len(list(Path(f"/proc/{pid}/task").iterdir())) <= 1
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 class ServerDidNotStart(Exception):  # a fact, in the test's own words
@@ -29,7 +48,8 @@ class Server:
         self.database = str(database)
         self.port = 0
         workers = "1" if self.database == ":memory:" else TEST_WORKERS
-        self._env = {**os.environ, "CHATLEDGER_LOG_LEVEL": "warning", "CHATLEDGER_WORKERS": workers, **(env or {})}
+        given = {"CHATLEDGER_LOG_LEVEL": "warning"} | ({"CHATLEDGER_WORKERS": workers} if workers != "1" else {})
+        self._env = {**os.environ, **given, **(env or {})}
         self._cwd = cwd
         self._process: subprocess.Popen[str] | None = None
         self._stderr = ""
@@ -69,6 +89,11 @@ class Server:
         self._process.stdout.readline()
         return self
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended."""
+        return self._process is None or self._process.poll() is not None
+
     def stop(self) -> int:
         """SIGTERM, and its exit code."""
         assert self._process is not None
@@ -76,9 +101,13 @@ class Server:
         return self.wait()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL, for its workers too, where it has some."""
         assert self._process is not None
+        workers = children(self.pid)
         self._process.kill()
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.wait()
 
     def wait(self) -> int:

@@ -2,19 +2,22 @@
 
 import os
 import re
-import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.server import Server
+from support.server import Server, children
 from support.wire import Answer, Request, Wire
 
 WORKERS = {"CHATLEDGER_WORKERS": "2"}
 TRIES = 200
+WAIT_S = 30
+LISTEN = "0A"
+"""As /proc/net/tcp says it (include/net/tcp_states.h)."""
 _socket_of = re.compile(r"socket:\[(\d+)\]").fullmatch
 
 
@@ -23,22 +26,18 @@ def pids(server: Server) -> list[int]:
     return children(server.pid)
 
 
-def children(pid: int) -> list[int]:
-    """The processes that *pid* has started, in order."""
-    try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except FileNotFoundError:
-        return []
-    return sorted(int(child) for child in found if not is_gone(int(child)))
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until it holds."""
+    end_s = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end_s, "it never came"
+        time.sleep(0.005)
 
 
-def is_gone(pid: int) -> bool:
-    """Whether the process has ended, with all of its threads: the others may outlive the first, and hold its locks."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state in ("Z", "X") and len(list(Path(f"/proc/{pid}/task").iterdir())) <= 1
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+def listening(port: int) -> int:
+    """How many workers take connections on *port*."""
+    found = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port for fields in found)
 
 
 class Client:
@@ -111,16 +110,6 @@ def each(server: Server) -> Iterator[list[Client]]:
             wire.hang_up(rudely=False)
         for client in found.values():
             client.close()
-
-
-def kill_all(server: Server) -> None:
-    """SIGKILL for the supervisor and all of its workers at once, as far as that goes."""
-    for pid in (server.pid, *pids(server)):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    server.wait()
 
 
 def at_once(*actions: Callable[[], Any]) -> list[Any]:
