@@ -16,6 +16,8 @@ import msgspec
 
 _QUEUE, _TURN, _REBUILD, _LIMITS = range(4)
 """The bytes that are locked."""
+_TAKEN = (BlockingIOError, PermissionError)
+"""What fcntl(2) says of a lock that somebody else has."""
 (
     _UNFINISHED,
     _CHANGES,
@@ -32,7 +34,9 @@ _QUEUE, _TURN, _REBUILD, _LIMITS = range(4)
 ) = range(12)
 _WORD_BYTES = 8
 BUCKETS = 8 * 1250
+"""The callers that rate limits remember, in so many rows."""
 BUCKET_WORDS = 3
+"""A row: a name's hash, tokens, and when they were counted."""
 _BYTES = (_FIELDS + BUCKETS * BUCKET_WORDS) * _WORD_BYTES
 
 
@@ -138,7 +142,7 @@ class Board:
             return False
         try:
             fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _REBUILD)
-        except OSError:
+        except _TAKEN:
             self._rebuild.release()
             return False
         return True
@@ -189,7 +193,7 @@ class Board:
         while True:
             try:
                 fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _LIMITS)
-            except OSError:
+            except _TAKEN:
                 os.sched_yield()
             else:
                 return
