@@ -145,6 +145,7 @@ class Board:
         except _TAKEN:
             self._rebuild.release()
             return False
+        self._words[_REBUILD_GENERATION] = 0  # what one that has died still shows
         return True
 
     def release_rebuild(self) -> None:
@@ -168,7 +169,7 @@ class Board:
 
     @property
     def rebuild(self) -> SharedRebuild | None:
-        """The rebuild that is under way, or None. One whose worker has died shows until that is started again."""
+        """The rebuild that is under way, or None. One whose worker has died shows until the next claim."""
         words = self._words
         generation = words[_REBUILD_GENERATION]
         if not generation:
