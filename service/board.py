@@ -16,6 +16,8 @@ import msgspec
 
 _QUEUE, _TURN, _REBUILD, _LIMITS = range(4)
 """The bytes that are locked."""
+_TAKEN = (BlockingIOError, PermissionError)
+"""What fcntl(2) says of a lock that somebody else has."""
 (
     _UNFINISHED,
     _CHANGES,
@@ -32,7 +34,9 @@ _QUEUE, _TURN, _REBUILD, _LIMITS = range(4)
 ) = range(12)
 _WORD_BYTES = 8
 BUCKETS = 8 * 1250
+"""The callers that rate limits remember, in so many rows."""
 BUCKET_WORDS = 3
+"""A row: a name's hash, tokens, and when they were counted."""
 _BYTES = (_FIELDS + BUCKETS * BUCKET_WORDS) * _WORD_BYTES
 
 
@@ -138,10 +142,10 @@ class Board:
             return False
         try:
             fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _REBUILD)
-        except OSError:
+        except _TAKEN:
             self._rebuild.release()
             return False
-        self._words[_REBUILD_GENERATION] = 0  # of a worker that has died
+        self._words[_REBUILD_GENERATION] = 0  # what one that has died still shows
         return True
 
     def release_rebuild(self) -> None:
@@ -165,7 +169,7 @@ class Board:
 
     @property
     def rebuild(self) -> SharedRebuild | None:
-        """The rebuild that is under way, or None. One whose worker has died shows until somebody claims it."""
+        """The rebuild that is under way, or None. One whose worker has died shows until the next claim."""
         words = self._words
         generation = words[_REBUILD_GENERATION]
         if not generation:
@@ -190,7 +194,7 @@ class Board:
         while True:
             try:
                 fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _LIMITS)
-            except OSError:
+            except _TAKEN:
                 os.sched_yield()
             else:
                 return

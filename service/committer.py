@@ -356,8 +356,13 @@ class Committer:
         """Open both files, where others have them open already. The caller has the turn."""
         self.open()
         try:
-            self.views.follow(self.ledger, self.views.generation)
-            self.views.catch_up(self.ledger)
+            # Looked up within the turn: a name that another worker has removed since would be made anew, and empty.
+            newest = max(self.location.generations(), default=0)
+            if newest:
+                self.views.follow(self.ledger, newest)
+                self.views.catch_up(self.ledger)
+            else:
+                self.views.rebuild(self.ledger)
         except BaseException:
             self._let_go()
             raise

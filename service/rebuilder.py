@@ -29,10 +29,10 @@ log = structlog.get_logger("chatledger.rebuilder")
 STOP_WAIT_S = 5.0
 """How long a stop waits for the thread. Only a sync of the whole file takes longer, and what it leaves behind is
 removed at the next start."""
-CLAIM_WAIT_S, CLAIM_PAUSE_S = 1.0, 0.005
-"""How long the start of a rebuild waits for a worker that cleans up, and between two looks."""
 WATCH_S = 0.02
 """How often, where there are several workers, one that rebuilds tells the others how far it is and hears from them."""
+CLAIM_S = 0.5
+"""How long to wait for another worker that has claimed the rebuild and shows none."""
 NICENESS = 10
 """The rebuild gives way to requests where there are too few cores for both (sched(7)): with two cores appends keep 0.73
 of their speed, and 0.51 without; with 19 it may wait for a processor while it holds the interpreter lock."""
@@ -127,7 +127,7 @@ class Rebuilder:
         """The rebuild that is begun now; in the name of all workers, where there are several."""
         live = self._views if self._board is None else self._board
         if self._board is not None:
-            self._wait_to_claim(self._board)
+            self._claim_from(self._board)
         generation = live.generation + 1
         name = self._location.views(generation) + BESIDE + BUILDING
         builder = Builder(name, self._location, self._settings, self._views.projections)
@@ -136,13 +136,12 @@ class Rebuilder:
             job.number = self._board.show_rebuild(generation)
         return job
 
-    def _wait_to_claim(self, board: Board) -> None:
-        """Claim the rebuild: at once, or after a worker that starts just now and removes what a dead one has left."""
-        until_s, pause = time.monotonic() + CLAIM_WAIT_S, threading.Event()
+    def _claim_from(self, board: Board) -> None:
+        until_s = time.monotonic() + CLAIM_S
         while not board.claim_rebuild():
             if board.rebuild is not None or time.monotonic() > until_s:
                 raise RebuildRunning
-            pause.wait(CLAIM_PAUSE_S)
+            time.sleep(CLAIM_S / 1000)  # somebody makes sure that none runs, which takes a moment
 
     def cancel(self) -> None:
         """Stop the rebuild that is under way, if there is one, and remove its file; the live views stay.

@@ -181,19 +181,26 @@ class _Supervisor:
         deaths = 0
         while not self._stopping.is_set():
             started_s = time.monotonic()
-            worker = await self._start(number)
-            code = await self._attend(worker)
+            code, reason = await self._live_once(number)
             if self._stopping.is_set():
                 return
-            if worker.refused and not self._all_ready.is_set():
-                raise WorkerRefused(worker.refused)
+            if reason and not self._all_ready.is_set():
+                raise WorkerRefused(reason)
             deaths = 1 if time.monotonic() - started_s > STEADY_S else deaths + 1
-            log.error("worker died", number=number, code=code, reason=worker.refused or None)
+            log.error("worker died", number=number, code=code, reason=reason or None)
             if deaths == DEATHS_MAX:
                 raise RefusedToStart(f"Worker {number} has died {deaths} times in a row; the log above says why.")
             if deaths > 1:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), PAUSE_S * 2 ** (deaths - 2))
+
+    async def _live_once(self, number: int) -> tuple[int | None, str]:
+        """One life of a worker: its exit code, and the reason why it could not start, if it could not."""
+        try:
+            worker = await self._start(number)
+        except OSError as error:  # the system has no room for a process
+            return None, error.strerror or str(error)
+        return await self._attend(worker), worker.refused
 
     async def _start(self, number: int) -> _Process:
         ours, theirs = socket.socketpair()

@@ -8,7 +8,7 @@ from crash.tool_kills import run_tool_kills
 from support.seeds import new_seed
 
 KILLS = HARNESSES["kills"].short
-WORKER_KILLS = 20
+WORKER_KILLS = 12
 TOOL_KILLS = HARNESSES["kills of commands"].short
 
 
