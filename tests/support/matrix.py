@@ -22,6 +22,7 @@ IGNORED_HEADERS = ("date", "x-request-id", "ratelimit-limit", "ratelimit-remaini
 CHANCE = re.compile(
     r"[smrt]-[0-9a-f]{16}|[0-9a-f]{64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|clk_\w{62}|k_\w{12}"
     r"|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
+    r'|(?<="request_id":")[\w-]{22}(?=")'
 )
 
 
