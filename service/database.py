@@ -6,6 +6,7 @@ lost that way in a trial.
 """
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -44,6 +45,8 @@ VIEWS_PAGE_BYTES = 8192  # a rebuild takes a fifth less time than with 4096, and
 STATEMENTS_CACHED = 512  # a group's statements come in 64 lengths each, see Bulk
 SQLITE_VERSION_MIN = (3, 51, 3)  # before it: the WAL-reset bug, https://www.sqlite.org/wal.html
 END_TIMEOUT_MS = 500  # at a stop: how long to wait for readers to let go of the write-ahead log
+COPY_PAUSE_S = 0.005
+"""Between two looks whether somebody else still copies a write-ahead log back."""
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
 
 # What SQLite says of a file that it opens: of the statements that open one, none can be wrong in itself, so that
@@ -453,15 +456,23 @@ def copy_back_beside(name: str, location: Location, settings: Settings, *, passe
 def cut_logs(connection: Connection, *, wait_ms: int) -> bool:
     """Copy both write-ahead logs into their databases and cut them to nothing; whether no reader was in the way."""
     before = connection.pragma("busy_timeout")
+    until_s = time.monotonic() + wait_ms / 1000
     connection.set_busy_timeout(wait_ms)
     try:
-        for schema in ("main", "views"):
-            checkpoint(connection, schema)
-    except apsw.BusyError:
-        return False
+        while True:
+            try:
+                for schema in ("main", "views"):
+                    checkpoint(connection, schema)
+            except apsw.BusyError:
+                if time.monotonic() >= until_s:
+                    return False
+                # SQLite waits for readers and writers, but not for somebody else's copy of the same log
+                # (https://www.sqlite.org/c3ref/wal_checkpoint_v2.html).
+                time.sleep(COPY_PAUSE_S)
+            else:
+                return True
     finally:
         connection.pragma("busy_timeout", before)
-    return True
 
 
 @contextmanager
