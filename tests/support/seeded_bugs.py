@@ -125,9 +125,9 @@ def unbounded_queue() -> None:
     """The writer takes whatever comes."""
     begin = Writer.__init__
 
-    def begin_without_limit(self: Writer, committer: Any, settings: Any, *others: Any) -> None:
+    def begin_without_limit(self: Writer, committer: Any, settings: Any, *others: Any, **named: Any) -> None:
         free = msgspec.structs.replace(settings, queue_commands_max=2**40, queue_bytes_max=2**60)
-        begin(self, committer, free, *others)
+        begin(self, committer, free, *others, **named)
 
     Writer.__init__ = begin_without_limit  # type: ignore[method-assign]
 
