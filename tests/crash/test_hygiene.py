@@ -21,6 +21,7 @@ OWNERS = {"Path", "os", "io", "shutil", "mmap", "codecs"}
 FILES = {
     # Each of these is another file than a database, or one that no connection of this process has open.
     ("service/api/page.py", "read_bytes"): "the API page's scripts",
+    ("service/board.py", "mmap"): "memory that workers share, without a name",
     ("service/cli_export.py", "open"): "the export's own new file",
     ("service/cli_verify.py", "read_bytes"): "a proof bundle",
     ("service/cli_verify.py", "read_text"): "a signed head",

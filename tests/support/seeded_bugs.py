@@ -203,7 +203,8 @@ def order_by_clock() -> None:
     """Messages are shown in the order of their times."""
     from projections import messages  # noqa: PLC0415
 
-    messages._PAGE_UP = messages._PAGE_UP.replace("ORDER BY seq", "ORDER BY created_at")
+    for name in ("_PAGE_UP", "_UP_AT_ONCE"):
+        setattr(messages, name, getattr(messages, name).replace("ORDER BY seq", "ORDER BY created_at"))
 
 
 def dies_before_saying() -> None:
