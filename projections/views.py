@@ -19,7 +19,7 @@ from service.location import BUILDING, Location, put_in_place, remove, sync_fold
 from service.settings import Settings
 
 BUILT_IN = (sessions.PROJECTION, messages.PROJECTION, feed.PROJECTION)
-BESIDE = ".beside"
+_BESIDE = ".beside"
 CHECKED_BYTES_MAX = 64 * 1024 * 1024
 """Views up to this size are checked whole at each start, which takes well under a second. In larger ones damage
 is met when a damaged page is read, and they are built anew then."""
@@ -83,13 +83,12 @@ class Views:
         """Whether they are attached."""
         return self._db is not None
 
-    @property
-    def beside(self) -> str:
-        """The name under which the next generation is built while this one is live: not that of `rebuild`.
+    def beside(self, generation: int) -> str:
+        """The name under which *generation* is built while the one before is live: not that of `rebuild`.
 
         So a rebuild beside that does not stop at once is in nobody's way.
         """
-        return self._location.views(self.generation + 1) + BESIDE + BUILDING
+        return self._location.views(generation) + _BESIDE + BUILDING
 
     @property
     def name(self) -> str:

@@ -192,13 +192,19 @@ def hold(location: Location, settings: Settings) -> Iterator["Committer"]:
     """
     with database.storage_failures_named():
         location.make_folder()
-        with exclusive(location):
-            committer = Committer(location, settings, Views(location, settings, projection.load(settings.projections)))
-            committer.open()
-            try:
-                yield committer
-            finally:
-                committer.close()
+        with exclusive(location), opened(location, settings) as committer:
+            yield committer
+
+
+@contextmanager
+def opened(location: Location, settings: Settings) -> Iterator["Committer"]:
+    """As `hold`, for whoever has the folder, the lock and the names of failures already."""
+    committer = Committer(location, settings, Views(location, settings, projection.load(settings.projections)))
+    committer.open()
+    try:
+        yield committer
+    finally:
+        committer.close()
 
 
 @contextmanager

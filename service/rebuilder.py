@@ -16,12 +16,12 @@ import msgspec
 import structlog
 
 from projections.build import ASIDE, Builder
-from projections.views import BESIDE, Views
+from projections.views import Views
 from service import database, ledger
 from service.board import Board
 from service.database import Connection
 from service.errors import ChatledgerError, Overloaded, RebuildRunning, RefusedToStart
-from service.location import BUILDING, Location, remove
+from service.location import Location, remove
 from service.settings import Settings
 
 log = structlog.get_logger("chatledger.rebuilder")
@@ -129,7 +129,7 @@ class Rebuilder:
         if self._board is not None:
             self._claim_from(self._board)
         generation = live.generation + 1
-        name = self._location.views(generation) + BESIDE + BUILDING
+        name = self._views.beside(generation)
         builder = Builder(name, self._location, self._settings, self._views.projections)
         job = _Job(name, generation, builder, live.position)
         if self._board is not None:

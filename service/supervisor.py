@@ -18,14 +18,12 @@ from contextlib import contextmanager
 import msgspec
 import structlog
 
-from projections import projection
-from projections.views import Views
 from service import database, ledger, metrics
 from service.access import new_local_credential
 from service.app import open_views
 from service.board import Board
 from service.channel import Ask, Channel, Orders, Ready, Refused, Report, Scrape, Scraped, Stop
-from service.committer import Committer
+from service.committer import opened
 from service.errors import RefusedToStart, WorkerRefused
 from service.listening import check_exposure, has_ledger, joined, kept_address, metrics_port
 from service.location import Address, Location, exclusive, note_address
@@ -75,15 +73,11 @@ def _prepared(location: Location, settings: Settings, address: str) -> Iterator[
         with database.storage_failures_named():
             location.make_folder()
             lock = stack.enter_context(exclusive(location))
-            committer = Committer(location, settings, Views(location, settings, projection.load(settings.projections)))
-            committer.open()
-            try:
+            with opened(location, settings) as committer:
                 open_views(committer)
                 check_exposure(settings, address, is_open=not settings.jwks and not committer.keys.keys)
                 signer_of(location, settings, ledger.identity(committer.ledger))
                 generation, position = committer.views.generation, committer.views.position
-            finally:
-                committer.close()
         if lock is None:
             raise TypeError("only a ledger in memory has no lock")
         yield Board.new(generation=generation, position=position), lock

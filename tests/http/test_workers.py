@@ -305,11 +305,18 @@ def test_limits_are_those_of_all(tmp_path: Path) -> None:
     assert 429 in statuses[10:]
 
 
+@contextmanager
+def gated(folder: Path) -> Iterator[tuple[Server, Path]]:
+    """A server whose rebuilds do not get on while the file is there that is given with it."""
+    gate = folder / "gate"
+    gate.touch()
+    with serving(folder, **{REBUILD_GATE: str(gate)}) as server:
+        yield server, gate
+
+
 def test_a_rebuild_is_everybodys(tmp_path: Path) -> None:
     """Its progress, the refusal of a second one, and the end of it: from whichever worker."""
-    gate = tmp_path / "gate"
-    gate.touch()
-    with serving(tmp_path, **{REBUILD_GATE: str(gate)}) as server, workers.each(server) as (one, other):
+    with gated(tmp_path) as (server, gate), workers.each(server) as (one, other):
         one.post("/v1/sessions", {"id": "s"})
         one.post(REBUILD, status=202)
         assert other.get(PROJECTIONS)["rebuild"]["generation"] == 2
@@ -325,9 +332,7 @@ def test_a_rebuild_is_everybodys(tmp_path: Path) -> None:
 
 def test_a_dead_rebuild_is_in_nobodys_way(tmp_path: Path) -> None:
     """Its worker is killed: the live views stay, and the other worker can build new ones."""
-    gate = tmp_path / "gate"
-    gate.touch()
-    with serving(tmp_path, **{REBUILD_GATE: str(gate)}) as server, workers.each(server) as (one, other):
+    with gated(tmp_path) as (server, gate), workers.each(server) as (one, other):
         one.post("/v1/sessions", {"id": "s"})
         one.post(REBUILD, status=202)
         os.kill(one.pid, signal.SIGKILL)
@@ -341,9 +346,7 @@ def test_a_dead_rebuild_is_in_nobodys_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dead", [False, True], ids=["alive", "dead"])
 def test_an_erasure_reaches_a_rebuild_elsewhere(tmp_path: Path, *, dead: bool) -> None:
     """It is stopped, or what its dead worker left is removed: nothing of the session is in any file."""
-    gate = tmp_path / "gate"
-    gate.touch()
-    with serving(tmp_path, **{REBUILD_GATE: str(gate)}) as server, workers.each(server) as (one, other):
+    with gated(tmp_path) as (server, _gate), workers.each(server) as (one, other):
         one.post("/v1/sessions", {"id": "s", "messages": [{**MESSAGE, "content": CANARY}]})
         one.post(REBUILD, status=202)
         until(lambda: other.get(PROJECTIONS)["rebuild"]["events_done"] == 2)
