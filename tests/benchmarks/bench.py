@@ -38,7 +38,7 @@ FULL = Scale(
     import_rounds=3,
     peer_rounds=3,
     store_s=2,
-    peer_import_messages=500_000,
+    peer_import_messages=1_000_000,
     large_events=10_000_000,
     idle_s=5,
 )
