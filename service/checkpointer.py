@@ -8,13 +8,14 @@ between two groups, so that the log begins anew (https://www.sqlite.org/wal.html
 
 import threading
 import time
+from collections.abc import Sequence
 
 import structlog
 
 from projections.views import Views
 from service import database
 from service.database import Connection
-from service.errors import RefusedToStart
+from service.errors import DomainError, RefusedToStart
 from service.location import Location
 from service.settings import Settings
 
@@ -66,9 +67,18 @@ class Checkpointer:
             self._thread.join()
 
     def after_group(self, db: Connection) -> None:
-        """Look at what has been written since the logs began; called by the writer between two groups."""
+        """Look at what has been written since the logs began; called by the writer between two groups.
+
+        What fails here is logged: the group is committed, and the copy is tried again behind one of the next.
+        """
         if self._location.memory:
             return
+        try:
+            self._look_at(db)
+        except (DomainError, database.SQLError):
+            log.exception("checkpoint failed")
+
+    def _look_at(self, db: Connection) -> None:
         if db is not self._counted:
             database.checkpoint_by_hand(db)
             self._counted, self._pages_before = db, database.pages_written(db)
@@ -90,13 +100,17 @@ class Checkpointer:
     def _finish(self, db: Connection) -> None:
         """Copy the rest; the next commit then begins at the logs' start, if no reader needs them."""
         try:
-            self.held_pages = max(self._look(name, database.copy_back(db, name)) for name in ("main", "views"))
+            self.held_pages = max(self._look(name, database.copy_back(db, name)) for name in self._attached())
         except database.Busy:
             if self._settings.workers == 1:
                 raise
             # Another worker copies just now.
         self._looked_s = time.monotonic()
         self._pages_before = database.pages_written(db)
+
+    def _attached(self) -> Sequence[str]:
+        """The files that the writer's connection has; views that are left behind are closed, and nobody writes them."""
+        return ("main", "views") if self._views.live else ("main",)
 
     def _look(self, schema: str, pages: int) -> int:
         """Warn of a log that is held, once and each time that it has doubled since; its pages, if it is."""

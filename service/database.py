@@ -140,7 +140,7 @@ def _open_writer(
         connection.pragma("foreign_keys", True)  # noqa: FBT003
         connection.pragma("recursive_triggers", True)  # noqa: FBT003
         connection.pragma("temp_store", "memory")
-        connection.wal_autocheckpoint(settings.wal_checkpoint_pages)
+        checkpoint_by_itself(connection, settings)
         limit_log(connection, "main", pages=settings.wal_checkpoint_pages)
     return connection
 
@@ -425,6 +425,11 @@ def checkpoint(connection: Connection, schema: str = "main") -> None:
 def checkpoint_by_hand(connection: Connection) -> None:
     """No more checkpoints inside commits: the caller sees to them."""
     connection.wal_autocheckpoint(0)
+
+
+def checkpoint_by_itself(connection: Connection, settings: Settings) -> None:
+    """Checkpoints inside commits, as in a connection that was just opened."""
+    connection.wal_autocheckpoint(settings.wal_checkpoint_pages)
 
 
 def pages_written(connection: Connection) -> int:

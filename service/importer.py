@@ -7,13 +7,14 @@ groups of them: the one that is committed, and the next.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 from msgspec import UNSET
 
-from service import ledger
+from service import database, ledger
+from service.checkpointer import Checkpointer
 from service.clock import format_us
 from service.commands import CreateSession
 from service.committer import Committed, Committer, Submission
@@ -94,15 +95,31 @@ def run(
         # What a projection of one's own refuses is not to be in the ledger: it has to see each group.
         if not group.is_last and committer.views.are_built_in:
             stack.enter_context(committer.views.left_behind(committer.ledger, on_views))
+        checkpointer = None if group.is_last else stack.enter_context(_copying(committer))
         while True:
             for rejected in group.rejected:
                 reject(rejected)
             _commit(committer, group.found, report, reject, groups.begin)
             on_progress(group.done)
+            if checkpointer is not None:
+                checkpointer.after_group(committer.ledger)
             if group.is_last:
                 break
             group = groups.take()
     return report
+
+
+@contextmanager
+def _copying(committer: Committer) -> Iterator[Checkpointer]:
+    """Have the ledger's log copied back beside the block and not in its commits; behind it, in them again."""
+    checkpointer = Checkpointer(committer.location, committer.settings, committer.views)
+    checkpointer.start()
+    try:
+        yield checkpointer
+    finally:
+        checkpointer.close()
+        if committer.is_open:
+            database.checkpoint_by_itself(committer.ledger, committer.settings)
 
 
 class _Ahead:

@@ -225,12 +225,8 @@ class Writer:
                 return
 
     def _checkpoint(self) -> None:
-        if not self._committer.is_open:
-            return
-        try:
+        if self._committer.is_open:
             self._checkpointer.after_group(self._committer.ledger)
-        except (DomainError, database.SQLError):
-            log.exception("checkpoint failed")
 
     def _finish_erasures(self, wait_ms: int) -> None:
         """Do what is left of them; what cannot be done now is tried again, as long as it takes."""

@@ -31,6 +31,7 @@ from support.store import Store, append, create, delete, message, remove, update
 from support.tables import dump, dump_rebuilt, wrong_leaves
 
 from service import exporter, importer
+from service.checkpointer import OVERDUE
 from service.cli import cli
 from service.import_lines import Rejected
 from service.importer import Report
@@ -387,6 +388,28 @@ def many_small() -> Iterable[Json]:
 def few_large() -> Iterable[Json]:
     """Some 60 MB in sessions of one message of 500 kB each."""
     return ({"id": f"s{n}", "messages": [{"role": "user", "content": "x" * 500_000}]} for n in range(120))
+
+
+def test_the_log_of_a_long_import_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is copied back beside the import at its limit, and the ledger's connection sees to it by itself afterwards."""
+    pages_max = 64
+    monkeypatch.setattr(importer, "GROUP_EVENTS", 500)
+    file = write_lines(tmp_path / "lines.jsonl", ({"id": f"long-{n}", "messages": [SMALL] * 100} for n in range(400)))
+    with Store(tmp_path / "ledger.db", wal_checkpoint_pages=pages_max) as store:
+        source = importer.open_source(file, store.settings, tenant_id="default")
+        by_itself = store.ledger.pragma("wal_autocheckpoint")
+        lengths: list[int] = []
+
+        def note(_done: int) -> None:
+            lengths.append((tmp_path / "ledger.db-wal").stat().st_size)
+
+        importer.run(store.committer, source, on_rejected=pytest.fail, on_progress=note)
+        assert store.ledger.pragma("wal_autocheckpoint") == by_itself == pages_max
+        page_bytes = store.ledger.pragma("page_size")
+        written_bytes = (tmp_path / "ledger.db").stat().st_size
+    # What one group writes comes on top of the limit at which the import waits for the copy.
+    assert max(lengths) < OVERDUE * pages_max * page_bytes + 2 * written_bytes // len(lengths), lengths
+    assert written_bytes > 3 * max(lengths), lengths
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
