@@ -9,10 +9,11 @@ from service import key_uses, offline, remote
 from service.access import LOCAL
 from service.clock import format_us, now_us
 from service.commands import CreateKey, KeyCommand, RevokeKey
-from service.committer import Committer, Submission
+from service.committer import Committer
 from service.documents import key_document
 from service.errors import DomainError, LedgerLocked
 from service.events import KEYS_SESSION, SYSTEM_TENANT
+from service.group import Submission
 from service.keys import new_text
 from service.location import Address
 from service.options import check_tenant, database_option, settings_with

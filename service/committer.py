@@ -1,183 +1,33 @@
-"""The one writer's work: a group of commands becomes one ledger transaction and one views transaction.
+"""The one writer's work: a group of commands becomes one transaction of the ledger and its views.
 
 Synchronous and for one thread; `writer.py` feeds it while serving, an import feeds it directly.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
 
-import msgspec
-from msgspec import UNSET
-
-from projections import messages as message_rows
 from projections import projection
-from projections import sessions as session_rows
 from projections.batch import APPEND
 from projections.build import ProjectionFailed, apply_in_python, in_python
 from projections.views import Views
 from service import database, idempotency, ledger, tree
 from service.board import Board
-from service.clock import now_us
-from service.commands import (
-    Command,
-    Context,
-    CreateKey,
-    CreateSession,
-    Decision,
-    Ended,
-    EraseSession,
-    ForkSession,
-    RemoveMessage,
-    RevokeKey,
-    StoredMessage,
-    decide,
-    named_ids,
-)
 from service.database import Connection
-from service.documents import message_document, stored_message_document
-from service.errors import DomainError, IdempotencyMismatch, Overloaded, RefusedToStart, StorageFull
-from service.events import KEYS_SESSION, SESSION_ERASED, SYSTEM_TENANT, Event, MessageAppended, type_of
-from service.idempotency import Answer, IdempotencyKey, KeyClock
+from service.errors import DomainError, Overloaded, RefusedToStart, StorageFull
+from service.events import KEYS_SESSION, SYSTEM_TENANT
+from service.group import Accepted, Group, Outcome, States, Submission
+from service.idempotency import KeyClock
 from service.keys import KeyRing
-from service.ledger import Record, Stream
+from service.ledger import Record
 from service.location import Location, exclusive
 from service.merkle import Frontier
 from service.settings import Settings
-from service.state import SessionState, evolve
 
 KNOWN_STATES_MAX = 4_000
 """The most session states that are kept from one group to the next; with 64 KiB of traits each at the worst."""
 
 _US_PER_DAY = 24 * 60 * 60 * 1_000_000
 _NEVER = -1
-
-
-class Submission(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A command with the envelope that it came in. Where `user_id` is set, it reaches that user's sessions only."""
-
-    tenant_id: str
-    session_id: str
-    actor: str
-    command: Command
-    request_id: str | None = None
-    expected_version: int | None = None
-    idempotency_key: IdempotencyKey | None = None
-    user_id: str | None = None
-
-    def reaches(self, state: SessionState | None) -> bool:
-        """Whether the session is there to be seen by whoever sent this."""
-        return state is not None and self.user_id in {None, state.user_id}
-
-
-class Committed(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A command that is durable and readable.
-
-    `state` is the session after it (None once deleted), `messages` the JSON of those that the answer shows.
-    """
-
-    version: int
-    state: SessionState | None
-    messages: list[bytes] | None
-
-
-class Replayed(msgspec.Struct, frozen=True, gc=False):
-    """A command that was committed before, under the same Idempotency-Key."""
-
-    answer: Answer
-
-
-Outcome: TypeAlias = Committed | Replayed | DomainError
-
-
-class _Group:
-    """What the commands decided so far have changed, for the ones behind them to see, and what is to be written.
-
-    `states` and `keyring` begin with what the committer knows of before.
-    """
-
-    def __init__(
-        self,
-        submissions: Sequence[Submission],
-        position: int,
-        states: dict[tuple[str, str], SessionState | None],
-        keyring: KeyRing,
-    ) -> None:
-        self.submissions = submissions
-        self.position = position
-        self.recorded_at = now_us()
-        self.events: list[Event] = []
-        self.streams: list[Stream] = []
-        self.answers: list[tuple[str, IdempotencyKey, Answer]] = []
-        self.states = states
-        self.keyring = keyring
-        self.answered: dict[tuple[str, str], tuple[IdempotencyKey, Answer]] = {}
-        self.taken: set[tuple[str, str]] | None = None  # of the sessions that the group wants to make
-        self._messages: dict[int, dict[str, StoredMessage]] = {}
-        self._appended: dict[int, list[Event]] = {}
-
-    def note(self, events: Sequence[Event]) -> None:
-        """*events* of one stream were added."""
-        self.events.extend(events)
-        self.position += len(events)
-        if events:
-            self._appended.setdefault(events[0].stream, []).extend(events)
-
-    def messages(self, stream: int) -> dict[str, StoredMessage]:
-        """The messages that were added to *stream* so far, by their ids.
-
-        Made when somebody asks: most groups, and all of an import, end without.
-        """
-        found = self._messages.setdefault(stream, {})
-        for event in self._appended.pop(stream, ()):
-            if isinstance(event.data, MessageAppended):
-                found[event.data.message.id] = StoredMessage(event, removed=False)
-        return found
-
-
-class _Accepted(msgspec.Struct, frozen=True, gc=False):
-    """A command that has become events, the first of which is number *first* of its group's.
-
-    Its answer is made once they are written, from the bytes that were.
-    """
-
-    version: int
-    state: SessionState | None
-    shown: Sequence[int | StoredMessage] | None
-    first: int
-
-    def positions(self, events: Sequence[Event]) -> list[int] | None:
-        """Of the messages in the answer; *events* are the group's."""
-        if self.shown is None:
-            return None
-        return [
-            events[self.first + place].position if isinstance(place, int) else place.event.position
-            for place in self.shown
-        ]
-
-    def outcome(self, records: Sequence[Record]) -> Committed:
-        """What the caller gets; *records* are the group's."""
-        documents = None
-        if self.shown is not None:
-            documents = [
-                _document(records[self.first + place]) if isinstance(place, int) else _stored_document(place.event)
-                for place in self.shown
-            ]
-        return Committed(version=self.version, state=self.state, messages=documents)
-
-
-def _document(record: Record) -> bytes:
-    event, data = record.event, record.event.data
-    if not isinstance(data, MessageAppended) or record.payload is None:
-        raise TypeError("only messages are shown")
-    created_at_us = event.recorded_at if data.message.created_at is UNSET else None
-    return message_document(record.payload, session_id=event.session_id, created_at_us=created_at_us)
-
-
-def _stored_document(event: Event) -> bytes:
-    if not isinstance(event.data, MessageAppended):
-        raise TypeError("only messages are shown")
-    return stored_message_document(event, event.data)
 
 
 @contextmanager
@@ -255,7 +105,7 @@ class Committer:
         self.location = location
         self.settings = settings
         self._ledger: Connection | None = None
-        self._states: dict[tuple[str, str], SessionState | None] = {}
+        self._states: States = {}
         self.keys = KeyRing()
         # Whether the views are known to be at the ledger's head. Nobody else writes while this process holds
         # the ledger's lock, and if somebody did, the guard on positions would refuse our next event.
@@ -449,9 +299,16 @@ class Committer:
                 states, self._next_stream = {}, ledger.next_stream(self.ledger)
                 self._tree = tree.read(self.ledger)
             self._in_step = False
-            group = _Group(submissions, self.views.position, states, self.keys)
+            group = Group(
+                submissions,
+                self.ledger,
+                self.views,
+                next_stream=self._next_stream,
+                states=states,
+                keyring=self.keys,
+            )
             # Decided outside of a transaction: nobody else writes, so nothing that is read here can change.
-            decided = [self._decide(group, submission) for submission in submissions]
+            decided = [group.decide(submission) for submission in submissions]
             records = ledger.seal(group.events)
             before_write()
             self._write(group, records)
@@ -465,10 +322,10 @@ class Committer:
         self.views.position = group.position
         # Only now: after a failure the head and the states are read anew.
         self._in_step, self._states = True, group.states
-        self.keys = group.keyring
-        return [found.outcome(records) if isinstance(found, _Accepted) else found for found in decided]
+        self._next_stream, self.keys = group.next_stream, group.keyring
+        return [found.outcome(records) if isinstance(found, Accepted) else found for found in decided]
 
-    def _write(self, group: _Group, records: Sequence[Record]) -> None:
+    def _write(self, group: Group, records: Sequence[Record]) -> None:
         """Write a group into the ledger and the views: one transaction, the ledger's file first."""
         grown = self._tree.copy()
         completed = grown.append([record.leaf for record in records])
@@ -490,7 +347,7 @@ class Committer:
                 APPEND.execute(self.ledger, rows)
         self._tree = grown
 
-    def _remember(self, group: _Group) -> None:
+    def _remember(self, group: Group) -> None:
         """Keep the answers to new Idempotency-Keys, and forget old ones at twice the pace, so that none pile up."""
         if group.answers:
             time_us = self._key_clock.now_us()
@@ -522,147 +379,3 @@ class Committer:
             self.views.catch_up(self.ledger)
         except (ProjectionFailed, database.CommitFailed) as error:
             raise _refusal("The views cannot follow the ledger.", error) from error
-
-    def _decide(self, group: _Group, submission: Submission) -> "_Accepted | Replayed | DomainError":
-        key = submission.idempotency_key
-        try:
-            if key is not None:
-                answer = self._answered(group, submission.tenant_id, key)
-                if answer is not None:
-                    return Replayed(answer)
-            context = self._context(group, submission)
-            decision = decide(context, submission.command, expected_version=submission.expected_version)
-        except DomainError as refusal:
-            return refusal
-        stream = self._stream(group, context, submission)
-        first = len(group.events)
-        events = self._place(group, submission, context, decision, stream)
-        state = self._advance(group, submission, context, events)
-        unchanged = 0 if context.place is None else context.place[1]
-        version = events[-1].version if events else unchanged
-        accepted = _Accepted(version, state, decision.shown, first)
-        if submission.idempotency_key is not None:
-            answer = Answer(stream, version, accepted.positions(group.events))
-            key = submission.idempotency_key
-            group.answers.append((submission.tenant_id, key, answer))
-            group.answered[submission.tenant_id, key.key] = key, answer
-        return accepted
-
-    def _answered(self, group: _Group, tenant_id: str, key: IdempotencyKey) -> Answer | None:
-        """The first answer under *key*, in this group or before."""
-        found = group.answered.get((tenant_id, key.key))
-        if found is None:
-            return idempotency.find(self.ledger, tenant_id, key)
-        if found[0].fingerprint != key.fingerprint:
-            raise IdempotencyMismatch
-        return found[1]
-
-    def _context(self, group: _Group, submission: Submission) -> Context:
-        tenant_id, session_id, command = submission.tenant_id, submission.session_id, submission.command
-        if isinstance(command, (CreateKey, RevokeKey)):
-            stream = self._ended(group, tenant_id, session_id)
-            return Context(session_id, None, stream is not None, {}, ended=stream, keys=group.keyring)
-        making = isinstance(command, (CreateSession, ForkSession))
-        taken = making and self._taken(group, tenant_id, session_id)
-        # A session that is to be made is either taken, and what it is does not matter, or not there.
-        state = None if making else self._reached(group, submission, session_id)
-        stored = {} if state is None else self._stored(group, state.stream, named_ids(command))
-        source = None
-        if isinstance(command, ForkSession):
-            source = self._reached(group, submission, command.source.session_id)
-        ended = None
-        if state is None and isinstance(command, EraseSession):
-            ended = self._ended(group, tenant_id, session_id)
-        return Context(session_id, state, taken, stored, source, ended)
-
-    def _ended(self, group: _Group, tenant_id: str, session_id: str) -> Ended | None:
-        """The session, if there ever was one and readers no longer see it."""
-        new = [event for event in group.events if (event.tenant_id, event.session_id) == (tenant_id, session_id)]
-        stream = new[0].stream if new else ledger.find_stream(self.ledger, tenant_id, session_id)
-        if stream is None:
-            return None
-        erased = ledger.is_erased(self.ledger, stream) or any(event.type == SESSION_ERASED for event in new)
-        return Ended(stream, new[-1].version if new else ledger.version_of(self.ledger, stream), erased)
-
-    def _taken(self, group: _Group, tenant_id: str, session_id: str) -> bool:
-        """Whether there ever was such a session."""
-        if group.taken is None:
-            wanted = {
-                (each.tenant_id, each.session_id)
-                for each in group.submissions
-                if isinstance(each.command, (CreateSession, ForkSession))
-            }
-            group.taken = ledger.taken(self.ledger, wanted)
-        return (tenant_id, session_id) in group.taken
-
-    def _reached(self, group: _Group, submission: Submission, session_id: str) -> SessionState | None:
-        """The session, if whoever sent *submission* sees it."""
-        state = self._state(group, submission.tenant_id, session_id)
-        return state if submission.reaches(state) else None
-
-    def _state(self, group: _Group, tenant_id: str, session_id: str) -> SessionState | None:
-        key = (tenant_id, session_id)
-        if key not in group.states:
-            group.states[key] = session_rows.find(self.views.db, tenant_id, session_id)
-        return group.states[key]
-
-    def _stored(self, group: _Group, stream: int, ids: Sequence[str]) -> dict[str, StoredMessage]:
-        if not ids:
-            return {}
-        noted = group.messages(stream)
-        found = {name: noted[name] for name in ids if name in noted}
-        unseen = [name for name in ids if name not in found]
-        rows = message_rows.known(self.views.db, stream, unseen) if unseen else {}
-        if rows:
-            records = ledger.read_positions(self.ledger, [row.position for row in rows.values()])
-            events = {record.event.position: record.event for record in records}
-            for name, row in rows.items():
-                found[name] = StoredMessage(events[row.position], row.removed)
-        return found
-
-    def _stream(self, group: _Group, context: Context, submission: Submission) -> int:
-        if context.place is not None:
-            return context.place[0]
-        stream = Stream(self._next_stream, submission.tenant_id, submission.session_id)
-        self._next_stream += 1
-        group.streams.append(stream)
-        if group.taken is not None:
-            group.taken.add((submission.tenant_id, submission.session_id))
-        return stream.key
-
-    def _place(
-        self, group: _Group, submission: Submission, context: Context, decision: Decision, stream: int
-    ) -> list[Event]:
-        """Give what was decided its positions and versions."""
-        version = 0 if context.place is None else context.place[1]
-        return [
-            Event(
-                group.position + number,
-                stream,
-                submission.tenant_id,
-                submission.session_id,
-                version + number,
-                type_of(data),
-                group.recorded_at,
-                submission.actor,
-                submission.request_id,
-                data,
-            )
-            for number, data in enumerate(decision.events, start=1)
-        ]
-
-    def _advance(
-        self, group: _Group, submission: Submission, context: Context, events: list[Event]
-    ) -> SessionState | None:
-        """Let the group know of *events*, and return the session's state behind them."""
-        group.note(events)
-        if isinstance(submission.command, RemoveMessage):
-            removed = submission.command.message_id
-            noted = group.messages(events[0].stream)
-            noted[removed] = msgspec.structs.replace(context.stored[removed], removed=True)
-        if context.keys is not None:
-            group.keyring = group.keyring.after(events)
-            return None
-        state = evolve(context.state, events) if events else context.state
-        group.states[submission.tenant_id, submission.session_id] = state
-        return state

@@ -18,10 +18,11 @@ from projections import feed
 from service import database, ledger
 from service.clock import format_us
 from service.commands import EraseSession
-from service.committer import Committer, Submission
+from service.committer import Committer
 from service.database import Connection, SQLiteValue
 from service.errors import DomainError, ErasurePending
 from service.events import SESSION_CREATED, SESSION_UPDATED, SessionErased
+from service.group import Submission
 from service.location import Location, put_in_place, sync_folder
 from service.merkle import commitment
 

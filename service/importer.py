@@ -17,10 +17,11 @@ from service import database, ledger
 from service.checkpointer import Checkpointer
 from service.clock import format_us
 from service.commands import CreateSession
-from service.committer import Committed, Committer, Submission
+from service.committer import Committer
 from service.database import Connection
 from service.errors import RefusedToStart, SessionExists
 from service.events import Event, Message, MessageAppended, SessionCreated
+from service.group import Committed, Submission
 from service.import_crud import open_crud_store
 from service.import_lines import Found, Rejected, Source, open_lines
 from service.jsontext import same_json

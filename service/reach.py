@@ -9,9 +9,9 @@ from projections import sessions
 from projections.sessions import Named
 from service.access import Caller
 from service.commands import Command
-from service.committer import Submission
 from service.database import Connection
 from service.errors import NotFound
+from service.group import Submission
 from service.idempotency import IdempotencyKey
 from service.state import SessionState
 

@@ -16,11 +16,11 @@ from projections.messages import Page
 from service import erasure, idempotency, ledger
 from service.clock import format_us
 from service.commands import Command, EraseSession, ForkSession
-from service.committer import Committed
 from service.database import Connection
 from service.documents import stored_message_document
 from service.errors import Forbidden, InvalidRequest, NotFound, TooLarge
 from service.events import SESSION_CREATED, Event, ForkedFrom, Message, MessageAppended, MessageRemoved, SessionCreated
+from service.group import Committed
 from service.idempotency import Answer, IdempotencyKey
 from service.intake import message_bytes
 from service.reach import Reach, take

@@ -9,10 +9,10 @@ from service import key_uses, ledger
 from service.access import TENANT_SCOPES, Caller
 from service.clock import format_us, now_us
 from service.commands import CreateKey, KeyCommand, RevokeKey
-from service.committer import Committed, Replayed, Submission
 from service.database import Connection
 from service.errors import Forbidden, InvalidRequest, NotFound
 from service.events import KEYS_SESSION, SYSTEM_TENANT, KeyCreated
+from service.group import Committed, Replayed, Submission
 from service.idempotency import IdempotencyKey
 from service.ids import ID_RULE, is_id
 from service.keys import Key, digest_of, id_of, new_text

@@ -18,9 +18,10 @@ import structlog
 from service import database, erasure, ledger
 from service.checkpointer import Checkpointer
 from service.commands import EraseSession
-from service.committer import Committed, Committer, Outcome, Replayed, Submission
+from service.committer import Committer
 from service.database import Connection
 from service.errors import ChatledgerError, DomainError, ErasurePending, OutcomeUnknown, Overloaded, StorageFull
+from service.group import Committed, Outcome, Replayed, Submission
 from service.keys import KeyRing
 from service.metrics import SECONDS, SIZES, Histogram
 from service.rebuilder import Rebuilder

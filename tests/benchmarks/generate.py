@@ -11,7 +11,7 @@ import msgspec
 from benchmarks.conversations import Conversation, without_ids
 from service import offline
 from service.commands import AppendMessages, CreateSession
-from service.committer import Committed, Submission
+from service.group import Committed, Submission
 from service.intake import MessageInput, accept_message
 from service.settings import Settings
 

@@ -21,8 +21,9 @@ from support.tables import dump, rows_of
 from projections.build import Builder
 from projections.views import BUILT_IN
 from service import database, erasure, ledger
-from service.committer import Committed, Committer, hold
+from service.committer import Committer, hold
 from service.errors import ChatledgerError
+from service.group import Committed
 from service.location import Location
 from service.merkle import Frontier
 from service.signing import signer_of

@@ -47,7 +47,7 @@ from service import database, ledger
 from service import writer as writer_module
 from service.checkpointer import Checkpointer
 from service.commands import AppendMessages, CreateSession
-from service.committer import Committed, Committer, Submission, hold
+from service.committer import Committer, hold
 from service.errors import (
     ChatledgerError,
     ErasurePending,
@@ -57,6 +57,7 @@ from service.errors import (
     RefusedToStart,
     StorageFull,
 )
+from service.group import Committed, Submission
 from service.location import Location
 from service.rebuilder import Rebuilder
 from service.signing import signer_of

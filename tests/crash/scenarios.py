@@ -17,8 +17,9 @@ from support.store import append, appending, create, delete, message, remove, su
 from service import backup, database, erasure, ledger, restore, tree
 from service.checkpointer import Checkpointer
 from service.commands import CreateKey, EraseSession
-from service.committer import Committed, Committer, Replayed, Submission, hold
+from service.committer import Committer, hold
 from service.events import KEYS_SESSION, SYSTEM_TENANT, KeyCreated
+from service.group import Committed, Replayed, Submission
 from service.idempotency import IdempotencyKey
 from service.location import Location
 from service.rebuilder import Rebuilder

@@ -15,8 +15,8 @@ from support.tables import dump, dump_rebuilt, wrong_leaves
 
 from service import database, erasure, ledger, verify
 from service.commands import EraseSession
-from service.committer import Committed, Replayed
 from service.errors import ErasurePending, NotFound, VersionConflict
+from service.group import Committed, Replayed
 from service.idempotency import IdempotencyKey
 from service.settings import Settings
 

@@ -10,8 +10,8 @@ from projections import feed, messages, sessions
 from projections.views import BUILT_IN
 from service import idempotency, ledger
 from service.commands import CreateSession
-from service.committer import Submission
 from service.events import Message
+from service.group import Submission
 from service.idempotency import IdempotencyKey
 
 SESSIONS, MESSAGES_EACH, GROUP = 2_000, 50, 40

@@ -37,10 +37,10 @@ from service.commands import (
     RemoveMessage,
     UpdateSession,
 )
-from service.committer import Committed, Outcome, Replayed, Submission
 from service.documents import session_document
 from service.errors import DomainError, NotFound
 from service.events import Message
+from service.group import Committed, Outcome, Replayed, Submission
 from service.idempotency import IdempotencyKey, fingerprint
 from service.intake import MessageInput, accept_messages
 

@@ -15,7 +15,6 @@ from support.tables import Rows, dump, dump_rebuilt, wrong_leaves
 
 from projections import batch, feed, sessions
 from projections.projection import Projection, load
-from service.committer import Committed, Submission
 from service.database import SQLError
 from service.errors import LedgerDamaged, SessionExists, SettingsError
 from service.events import (
@@ -29,6 +28,7 @@ from service.events import (
     SessionErased,
     SessionUpdated,
 )
+from service.group import Committed, Submission
 from service.state import evolve
 
 

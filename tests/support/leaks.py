@@ -11,8 +11,8 @@ from projections import feed, messages, sessions
 from projections.sessions import Named
 from service import cli, ledger, supervisor, worker
 from service.api.state import Cursors
-from service.committer import Submission
 from service.errors import NotFound
+from service.group import Submission
 from service.reach import Reach
 from service.tenant import Tenant
 from service.tenant_keys import TenantKeys

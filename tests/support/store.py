@@ -18,10 +18,11 @@ from service.commands import (
     RemoveMessage,
     UpdateSession,
 )
-from service.committer import Committed, Committer, Outcome, Replayed, Submission
+from service.committer import Committer
 from service.database import Connection
 from service.errors import DomainError
 from service.events import Message, SessionChanges
+from service.group import Committed, Outcome, Replayed, Submission
 from service.idempotency import IdempotencyKey
 from service.intake import MessageInput, accept_message
 from service.location import Location, exclusive

@@ -16,9 +16,10 @@ from projections.views import Views
 from service import database
 from service.checkpointer import Checkpointer
 from service.commands import AppendMessages, CreateSession
-from service.committer import Committed, Committer, Outcome, Replayed, Submission
+from service.committer import Committer
 from service.database import Connection
 from service.errors import NotFound, OutcomeUnknown, Overloaded, SessionExists, StorageFull
+from service.group import Committed, Outcome, Replayed, Submission
 from service.idempotency import IdempotencyKey
 from service.rebuilder import Rebuilder
 from service.writer import Writer

@@ -1,0 +1,313 @@
+"""A group: the commands that one transaction takes, each decided in the light of those before it."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+from msgspec import UNSET
+
+from projections import messages as message_rows
+from projections import sessions as session_rows
+from projections.views import Views
+from service import idempotency, ledger
+from service.clock import now_us
+from service.commands import (
+    Command,
+    Context,
+    CreateKey,
+    CreateSession,
+    Decision,
+    Ended,
+    EraseSession,
+    ForkSession,
+    RemoveMessage,
+    RevokeKey,
+    StoredMessage,
+    decide,
+    named_ids,
+)
+from service.database import Connection
+from service.documents import message_document, stored_message_document
+from service.errors import DomainError, IdempotencyMismatch
+from service.events import SESSION_ERASED, Event, MessageAppended, type_of
+from service.idempotency import Answer, IdempotencyKey
+from service.keys import KeyRing
+from service.ledger import Record, Stream
+from service.state import SessionState, evolve
+
+
+class Submission(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A command with the envelope that it came in. Where `user_id` is set, it reaches that user's sessions only."""
+
+    tenant_id: str
+    session_id: str
+    actor: str
+    command: Command
+    request_id: str | None = None
+    expected_version: int | None = None
+    idempotency_key: IdempotencyKey | None = None
+    user_id: str | None = None
+
+    def reaches(self, state: SessionState | None) -> bool:
+        """Whether the session is there to be seen by whoever sent this."""
+        return state is not None and self.user_id in {None, state.user_id}
+
+
+class Committed(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A command that is durable and readable.
+
+    `state` is the session after it (None once deleted), `messages` the JSON of those that the answer shows.
+    """
+
+    version: int
+    state: SessionState | None
+    messages: list[bytes] | None
+
+
+class Replayed(msgspec.Struct, frozen=True, gc=False):
+    """A command that was committed before, under the same Idempotency-Key."""
+
+    answer: Answer
+
+
+Outcome: TypeAlias = Committed | Replayed | DomainError
+States: TypeAlias = dict[tuple[str, str], SessionState | None]
+"""Sessions as they are now, by tenant and id; None where readers see none."""
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """A command that has become events, the first of which is number *first* of its group's.
+
+    Its answer is made once they are written, from the bytes that were.
+    """
+
+    version: int
+    state: SessionState | None
+    shown: Sequence[int | StoredMessage] | None
+    first: int
+
+    def positions(self, events: Sequence[Event]) -> list[int] | None:
+        """Of the messages in the answer; *events* are the group's."""
+        if self.shown is None:
+            return None
+        return [
+            events[self.first + place].position if isinstance(place, int) else place.event.position
+            for place in self.shown
+        ]
+
+    def outcome(self, records: Sequence[Record]) -> Committed:
+        """What the caller gets; *records* are the group's."""
+        documents = None
+        if self.shown is not None:
+            documents = [
+                _document(records[self.first + place]) if isinstance(place, int) else _stored_document(place.event)
+                for place in self.shown
+            ]
+        return Committed(version=self.version, state=self.state, messages=documents)
+
+
+def _document(record: Record) -> bytes:
+    event, data = record.event, record.event.data
+    if not isinstance(data, MessageAppended) or record.payload is None:
+        raise TypeError("only messages are shown")
+    created_at_us = event.recorded_at if data.message.created_at is UNSET else None
+    return message_document(record.payload, session_id=event.session_id, created_at_us=created_at_us)
+
+
+def _stored_document(event: Event) -> bytes:
+    if not isinstance(event.data, MessageAppended):
+        raise TypeError("only messages are shown")
+    return stored_message_document(event, event.data)
+
+
+class Group:
+    """What the commands decided so far have changed, for the ones behind them to see, and what is to be written.
+
+    Nothing is written here, and nobody else writes meanwhile: what is read of the ledger and the views cannot change.
+    `states` and `keyring` begin with what the committer knows of before.
+    """
+
+    def __init__(
+        self,
+        submissions: Sequence[Submission],
+        ledger_db: Connection,
+        views: Views,
+        *,
+        next_stream: int,
+        states: States,
+        keyring: KeyRing,
+    ) -> None:
+        self._submissions = submissions
+        self._ledger = ledger_db
+        self._views = views
+        self.next_stream = next_stream
+        self.position = views.position
+        self._recorded_at = now_us()
+        self.events: list[Event] = []
+        self.streams: list[Stream] = []
+        self.answers: list[tuple[str, IdempotencyKey, Answer]] = []
+        self.states = states
+        self.keyring = keyring
+        self._by_key: dict[tuple[str, str], tuple[IdempotencyKey, Answer]] = {}
+        self._taken: set[tuple[str, str]] | None = None  # of the sessions that the group wants to make
+        self._added: dict[int, dict[str, StoredMessage]] = {}
+        self._appended: dict[int, list[Event]] = {}
+
+    def _note(self, events: Sequence[Event]) -> None:
+        """*events* of one stream were added."""
+        self.events.extend(events)
+        self.position += len(events)
+        if events:
+            self._appended.setdefault(events[0].stream, []).extend(events)
+
+    def _messages(self, stream: int) -> dict[str, StoredMessage]:
+        """The messages that were added to *stream* so far, by their ids.
+
+        Made when somebody asks: most groups, and all of an import, end without.
+        """
+        found = self._added.setdefault(stream, {})
+        for event in self._appended.pop(stream, ()):
+            if isinstance(event.data, MessageAppended):
+                found[event.data.message.id] = StoredMessage(event, removed=False)
+        return found
+
+    def decide(self, submission: Submission) -> "Accepted | Replayed | DomainError":
+        """Decide the next of the submissions: a refused one leaves nothing."""
+        key = submission.idempotency_key
+        try:
+            if key is not None:
+                answer = self._answered(submission.tenant_id, key)
+                if answer is not None:
+                    return Replayed(answer)
+            context = self._context(submission)
+            decision = decide(context, submission.command, expected_version=submission.expected_version)
+        except DomainError as refusal:
+            return refusal
+        stream = self._stream(context, submission)
+        first = len(self.events)
+        events = self._place(submission, context, decision, stream)
+        state = self._advance(submission, context, events)
+        unchanged = 0 if context.place is None else context.place[1]
+        version = events[-1].version if events else unchanged
+        accepted = Accepted(version, state, decision.shown, first)
+        if submission.idempotency_key is not None:
+            answer = Answer(stream, version, accepted.positions(self.events))
+            key = submission.idempotency_key
+            self.answers.append((submission.tenant_id, key, answer))
+            self._by_key[submission.tenant_id, key.key] = key, answer
+        return accepted
+
+    def _answered(self, tenant_id: str, key: IdempotencyKey) -> Answer | None:
+        """The first answer under *key*, in this group or before."""
+        found = self._by_key.get((tenant_id, key.key))
+        if found is None:
+            return idempotency.find(self._ledger, tenant_id, key)
+        if found[0].fingerprint != key.fingerprint:
+            raise IdempotencyMismatch
+        return found[1]
+
+    def _context(self, submission: Submission) -> Context:
+        tenant_id, session_id, command = submission.tenant_id, submission.session_id, submission.command
+        if isinstance(command, (CreateKey, RevokeKey)):
+            stream = self._ended(tenant_id, session_id)
+            return Context(session_id, None, stream is not None, {}, ended=stream, keys=self.keyring)
+        making = isinstance(command, (CreateSession, ForkSession))
+        taken = making and self._is_taken(tenant_id, session_id)
+        # A session that is to be made is either taken, and what it is does not matter, or not there.
+        state = None if making else self._reached(submission, session_id)
+        stored = {} if state is None else self._stored(state.stream, named_ids(command))
+        source = None
+        if isinstance(command, ForkSession):
+            source = self._reached(submission, command.source.session_id)
+        ended = None
+        if state is None and isinstance(command, EraseSession):
+            ended = self._ended(tenant_id, session_id)
+        return Context(session_id, state, taken, stored, source, ended)
+
+    def _ended(self, tenant_id: str, session_id: str) -> Ended | None:
+        """The session, if there ever was one and readers no longer see it."""
+        new = [event for event in self.events if (event.tenant_id, event.session_id) == (tenant_id, session_id)]
+        stream = new[0].stream if new else ledger.find_stream(self._ledger, tenant_id, session_id)
+        if stream is None:
+            return None
+        erased = ledger.is_erased(self._ledger, stream) or any(event.type == SESSION_ERASED for event in new)
+        return Ended(stream, new[-1].version if new else ledger.version_of(self._ledger, stream), erased)
+
+    def _is_taken(self, tenant_id: str, session_id: str) -> bool:
+        """Whether there ever was such a session."""
+        if self._taken is None:
+            wanted = {
+                (each.tenant_id, each.session_id)
+                for each in self._submissions
+                if isinstance(each.command, (CreateSession, ForkSession))
+            }
+            self._taken = ledger.taken(self._ledger, wanted)
+        return (tenant_id, session_id) in self._taken
+
+    def _reached(self, submission: Submission, session_id: str) -> SessionState | None:
+        """The session, if whoever sent *submission* sees it."""
+        state = self._state(submission.tenant_id, session_id)
+        return state if submission.reaches(state) else None
+
+    def _state(self, tenant_id: str, session_id: str) -> SessionState | None:
+        key = (tenant_id, session_id)
+        if key not in self.states:
+            self.states[key] = session_rows.find(self._views.db, tenant_id, session_id)
+        return self.states[key]
+
+    def _stored(self, stream: int, ids: Sequence[str]) -> dict[str, StoredMessage]:
+        if not ids:
+            return {}
+        noted = self._messages(stream)
+        found = {name: noted[name] for name in ids if name in noted}
+        unseen = [name for name in ids if name not in found]
+        rows = message_rows.known(self._views.db, stream, unseen) if unseen else {}
+        if rows:
+            records = ledger.read_positions(self._ledger, [row.position for row in rows.values()])
+            events = {record.event.position: record.event for record in records}
+            for name, row in rows.items():
+                found[name] = StoredMessage(events[row.position], row.removed)
+        return found
+
+    def _stream(self, context: Context, submission: Submission) -> int:
+        if context.place is not None:
+            return context.place[0]
+        stream = Stream(self.next_stream, submission.tenant_id, submission.session_id)
+        self.next_stream += 1
+        self.streams.append(stream)
+        if self._taken is not None:
+            self._taken.add((submission.tenant_id, submission.session_id))
+        return stream.key
+
+    def _place(self, submission: Submission, context: Context, decision: Decision, stream: int) -> list[Event]:
+        """Give what was decided its positions and versions."""
+        version = 0 if context.place is None else context.place[1]
+        return [
+            Event(
+                self.position + number,
+                stream,
+                submission.tenant_id,
+                submission.session_id,
+                version + number,
+                type_of(data),
+                self._recorded_at,
+                submission.actor,
+                submission.request_id,
+                data,
+            )
+            for number, data in enumerate(decision.events, start=1)
+        ]
+
+    def _advance(self, submission: Submission, context: Context, events: list[Event]) -> SessionState | None:
+        """Let the group know of *events*, and return the session's state behind them."""
+        self._note(events)
+        if isinstance(submission.command, RemoveMessage):
+            removed = submission.command.message_id
+            noted = self._messages(events[0].stream)
+            noted[removed] = msgspec.structs.replace(context.stored[removed], removed=True)
+        if context.keys is not None:
+            self.keyring = self.keyring.after(events)
+            return None
+        state = evolve(context.state, events) if events else context.state
+        self.states[submission.tenant_id, submission.session_id] = state
+        return state
