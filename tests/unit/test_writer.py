@@ -18,8 +18,8 @@ from service.checkpointer import Checkpointer
 from service.commands import AppendMessages, CreateSession
 from service.committer import Committer
 from service.database import Connection
-from service.errors import NotFound, OutcomeUnknown, Overloaded, SessionExists, StorageFull
-from service.group import Committed, Outcome, Replayed, Submission
+from service.errors import DomainError, NotFound, OutcomeUnknown, Overloaded, SessionExists, StorageFull
+from service.group import Accepted, Committed, Group, Outcome, Replayed, Submission
 from service.idempotency import IdempotencyKey
 from service.rebuilder import Rebuilder
 from service.writer import Writer
@@ -393,14 +393,14 @@ def test_views_that_cannot_be_opened_again_at_once_are_opened_later(
 
 def test_a_fault_of_ours_fails_its_group_and_not_the_thread(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The transaction is rolled back, the caller is told, the next command is served."""
-    original = Committer._decide
+    original = Group.decide
 
-    def decide(committer: Committer, group: object, submission: Submission) -> Outcome:
+    def decide(group: Group, submission: Submission) -> Accepted | Replayed | DomainError:
         if isinstance(submission.command, AppendMessages):
             raise ZeroDivisionError
-        return original(committer, group, submission)  # type: ignore[arg-type]
+        return original(group, submission)
 
-    monkeypatch.setattr(Committer, "_decide", decide)
+    monkeypatch.setattr(Group, "decide", decide)
 
     async def main() -> None:
         async with running(store) as writer:
