@@ -120,7 +120,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The longest time that one read may take in SQLite; beyond it 503."""
     busy_timeout_ms: Positive = 5000
     """How long a connection waits for another one's lock."""
-    wal_checkpoint_pages: Positive = 8000
+    wal_checkpoint_pages: Positive = 4000
     """Pages written to the write-ahead logs at which they are copied back into their databases."""
     idempotency_days: Annotated[int, Meta(ge=7)] = 30
     """How long an Idempotency-Key is remembered, in days; the contract's floor is 7."""
