@@ -31,16 +31,7 @@ CREATE TEMP VIEW batch AS
     CASE WHEN {_SAME_SCHEMA} THEN CAST(e.payload AS TEXT)
       ELSE CAST(upcast(e.type, e.schema, e.payload) AS TEXT) END AS payload
   FROM events AS e WHERE {{which}};
-DROP TABLE IF EXISTS temp.batch_kinds;
-CREATE TEMP TABLE batch_kinds (others INTEGER NOT NULL);  -- of one row
-INSERT INTO batch_kinds VALUES (TRUE);
 """
-_KINDS = f"""
-  UPDATE batch_kinds SET others = EXISTS (SELECT 1 FROM events AS e WHERE {NEW} AND e.type <> 'message.appended');
-"""
-HAS_OTHERS = "(SELECT others FROM batch_kinds)"
-"""The condition on a statement that finds something only in a batch with events that append no message. Most batches
-have none while serving, and to look for them takes as long as to read the batch."""
 _CHECK = f"""
   SELECT RAISE(ABORT, 'the batch is not a run of known events') WHERE NEW.position - (SELECT position FROM views)
     <> (SELECT count(*) FROM events AS e WHERE {NEW} AND ({_IS_KNOWN}));
@@ -51,7 +42,6 @@ CREATE TEMP VIEW advance AS SELECT position FROM views;
 CREATE TEMP TRIGGER advance_views INSTEAD OF INSERT ON advance BEGIN
   UPDATE views SET target = NEW.position;
   {check}
-  {kinds}
   {programs}
   UPDATE views SET position = NEW.position, leaf = (SELECT leaf FROM events WHERE position = NEW.position);
 END;
@@ -93,7 +83,7 @@ def prepare_advance(db: Connection, projections: Sequence[Projection]) -> None:
     """Make `batch` and `advance`: a position inserted there is the one that the views are taken to, in one step."""
     prepare(db, projections, which=NEW)
     programs = "\n".join(projection.program for projection in projections)
-    db.execute(_ADVANCE.format(check=_CHECK, kinds=_KINDS, programs=programs))
+    db.execute(_ADVANCE.format(check=_CHECK, programs=programs))
 
 
 def prepare_append(db: Connection, projections: Sequence[Projection]) -> None:

@@ -3,7 +3,6 @@
 import heapq
 from itertools import islice
 
-from projections.batch import HAS_OTHERS
 from projections.projection import Projection
 from service.database import Connection
 from service.events import TYPES
@@ -29,7 +28,7 @@ _NUMBERS = {name: number for number, name in enumerate(TYPES, start=1)}
 PROGRAM = f"""
 INSERT INTO feed_tenants (tenant_id)
   SELECT DISTINCT tenant_id FROM batch JOIN streams ON streams.key = batch.stream
-  WHERE {HAS_OTHERS} AND type IN ('session.created', 'key.created') ON CONFLICT DO NOTHING;
+  WHERE type IN ('session.created', 'key.created') ON CONFLICT DO NOTHING;
 INSERT INTO feed
   SELECT feed_tenants.key, CASE type {" ".join(f"WHEN '{name}' THEN {n}" for name, n in _NUMBERS.items())} END, position
   FROM batch JOIN streams ON streams.key = batch.stream

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import msgspec
 
 from projections import sessions
-from projections.batch import HAS_OTHERS
 from projections.projection import Projection
 from projections.sessions import Named
 from service.database import Connection
@@ -58,9 +57,9 @@ INSERT INTO messages
 UPDATE messages SET payload = NULL
   FROM (SELECT stream, payload ->> '$.message_id' AS message_id FROM batch
     WHERE type = 'message.removed' AND payload IS NOT NULL) AS gone
-  WHERE {HAS_OTHERS} AND messages.session_id = gone.stream AND messages.id = gone.message_id;
+  WHERE messages.session_id = gone.stream AND messages.id = gone.message_id;
 DELETE FROM messages
-  WHERE {HAS_OTHERS} AND session_id IN (SELECT stream FROM batch WHERE type IN ('session.deleted', 'session.erased'));
+  WHERE session_id IN (SELECT stream FROM batch WHERE type IN ('session.deleted', 'session.erased'));
 """
 
 # The same document as `message_document` makes, inside SQLite: a page of them is one step instead of one for each, and

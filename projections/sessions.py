@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from projections.batch import HAS_OTHERS
 from projections.projection import Projection
 from service.database import Connection, SQLiteValue
 from service.state import SessionState
@@ -37,18 +36,17 @@ CREATE INDEX sessions_by_user ON sessions (tenant_id, user_id, archived, last_po
 
 # Order matters only here: a session is made before its messages are counted, patched in order, and deleted last. What
 # an event does to a session is said once more in service/state.py, for deciding; the tests hold the two together.
-PROGRAM = f"""
+PROGRAM = """
 INSERT INTO sessions
   SELECT stream, tenant_id, session_id, version, payload ->> '$.user_id', payload ->> '$.title',
-    coalesce(payload -> '$.traits', '{{}}'), 0, 0, 0,
+    coalesce(payload -> '$.traits', '{}'), 0, 0, 0,
     coalesce(unixepoch(substr(payload ->> '$.created_at', 1, 19)) * 1000000
       + substr(payload ->> '$.created_at', 21, 6), recorded_at), recorded_at, NULL,
     payload ->> '$.forked_from.session_id', payload ->> '$.forked_from.version', position
-  FROM batch JOIN streams ON streams.key = batch.stream WHERE {HAS_OTHERS} AND type = 'session.created'
-    AND payload IS NOT NULL;
+  FROM batch JOIN streams ON streams.key = batch.stream WHERE type = 'session.created' AND payload IS NOT NULL;
 INSERT INTO session_changes
   SELECT stream, payload -> '$.changes' FROM batch
-  WHERE {HAS_OTHERS} AND type = 'session.updated' AND payload IS NOT NULL ORDER BY position;
+  WHERE type = 'session.updated' AND payload IS NOT NULL ORDER BY position;
 UPDATE sessions SET version = newest.version, updated_at = newest.recorded_at, last_position = newest.position,
     message_count = message_count + counted.appended - counted.removed, last_seq = last_seq + counted.appended,
     last_message_at = coalesce((SELECT coalesce(unixepoch(substr(payload ->> '$.message.created_at', 1, 19)) * 1000000
@@ -59,8 +57,7 @@ UPDATE sessions SET version = newest.version, updated_at = newest.recorded_at, l
     FROM batch GROUP BY stream) AS counted
   JOIN batch AS newest ON newest.position = counted.last
   WHERE sessions.key = counted.stream;
-DELETE FROM sessions
-  WHERE {HAS_OTHERS} AND key IN (SELECT stream FROM batch WHERE type IN ('session.deleted', 'session.erased'));
+DELETE FROM sessions WHERE key IN (SELECT stream FROM batch WHERE type IN ('session.deleted', 'session.erased'));
 """
 HELPERS = """
 DROP VIEW IF EXISTS temp.session_changes;
