@@ -8,14 +8,13 @@ between two groups, so that the log begins anew (https://www.sqlite.org/wal.html
 
 import threading
 import time
-from collections.abc import Sequence
 
 import structlog
 
 from projections.views import Views
 from service import database
 from service.database import Connection
-from service.errors import DomainError, RefusedToStart
+from service.errors import RefusedToStart
 from service.location import Location
 from service.settings import Settings
 
@@ -75,7 +74,7 @@ class Checkpointer:
             return
         try:
             self._look_at(db)
-        except (DomainError, database.SQLError):
+        except database.SQLError:
             log.exception("checkpoint failed")
 
     def _look_at(self, db: Connection) -> None:
@@ -100,7 +99,7 @@ class Checkpointer:
     def _finish(self, db: Connection) -> None:
         """Copy the rest; the next commit then begins at the logs' start, if no reader needs them."""
         try:
-            self.held_pages = max(self._look(name, database.copy_back(db, name)) for name in self._attached())
+            self.held_pages = max(self._look(name, database.copy_back(db, name)) for name in self._files_written())
         except database.Busy:
             if self._settings.workers == 1:
                 raise
@@ -108,9 +107,12 @@ class Checkpointer:
         self._looked_s = time.monotonic()
         self._pages_before = database.pages_written(db)
 
-    def _attached(self) -> Sequence[str]:
-        """The files that the writer's connection has; views that are left behind are closed, and nobody writes them."""
-        return ("main", "views") if self._views.live else ("main",)
+    def _files_written(self) -> dict[str, str]:
+        """The files whose logs grow, by their schemas' names: views that are left behind are closed meanwhile."""
+        files = {"main": self._location.ledger}
+        if self._views.live:
+            files["views"] = self._views.name
+        return files
 
     def _look(self, schema: str, pages: int) -> int:
         """Warn of a log that is held, once and each time that it has doubled since; its pages, if it is."""
@@ -130,7 +132,7 @@ class Checkpointer:
             if self._stopping:
                 return
             try:
-                for name in (self._location.ledger, self._views.name):
+                for name in self._files_written().values():
                     database.copy_back_beside(name, self._location, self._settings, passes=PASSES)
             except database.Busy:
                 pass  # another worker copies just now

@@ -351,7 +351,7 @@ class Committer:
         """Keep the answers to new Idempotency-Keys, and forget old ones at twice the pace, so that none pile up."""
         if group.answers:
             time_us = self._key_clock.now_us()
-            idempotency.remember(self.ledger, group.answers, now_us=time_us)
+            idempotency.remember(self.ledger, group.answers.values(), now_us=time_us)
             before_us = time_us - self.settings.idempotency_days * _US_PER_DAY
             idempotency.prune(self.ledger, before_us=before_us, limit=2 * len(group.answers))
 

@@ -145,10 +145,9 @@ class Group:
         self._recorded_at = now_us()
         self.events: list[Event] = []
         self.streams: list[Stream] = []
-        self.answers: list[tuple[str, IdempotencyKey, Answer]] = []
+        self.answers: dict[tuple[str, str], tuple[str, IdempotencyKey, Answer]] = {}  # by tenant and the key itself
         self.states = states
         self.keyring = keyring
-        self._by_key: dict[tuple[str, str], tuple[IdempotencyKey, Answer]] = {}
         self._taken: set[tuple[str, str]] | None = None  # of the sessions that the group wants to make
         self._added: dict[int, dict[str, StoredMessage]] = {}
         self._appended: dict[int, list[Event]] = {}
@@ -171,7 +170,7 @@ class Group:
                 found[event.data.message.id] = StoredMessage(event, removed=False)
         return found
 
-    def decide(self, submission: Submission) -> "Accepted | Replayed | DomainError":
+    def decide(self, submission: Submission) -> Accepted | Replayed | DomainError:
         """Decide the next of the submissions: a refused one leaves nothing."""
         key = submission.idempotency_key
         try:
@@ -190,21 +189,20 @@ class Group:
         unchanged = 0 if context.place is None else context.place[1]
         version = events[-1].version if events else unchanged
         accepted = Accepted(version, state, decision.shown, first)
-        if submission.idempotency_key is not None:
+        if key is not None:
             answer = Answer(stream, version, accepted.positions(self.events))
-            key = submission.idempotency_key
-            self.answers.append((submission.tenant_id, key, answer))
-            self._by_key[submission.tenant_id, key.key] = key, answer
+            self.answers[submission.tenant_id, key.key] = submission.tenant_id, key, answer
         return accepted
 
     def _answered(self, tenant_id: str, key: IdempotencyKey) -> Answer | None:
         """The first answer under *key*, in this group or before."""
-        found = self._by_key.get((tenant_id, key.key))
+        found = self.answers.get((tenant_id, key.key))
         if found is None:
             return idempotency.find(self._ledger, tenant_id, key)
-        if found[0].fingerprint != key.fingerprint:
+        _, first_key, answer = found
+        if first_key.fingerprint != key.fingerprint:
             raise IdempotencyMismatch
-        return found[1]
+        return answer
 
     def _context(self, submission: Submission) -> Context:
         tenant_id, session_id, command = submission.tenant_id, submission.session_id, submission.command

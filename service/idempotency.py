@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import msgspec
 
@@ -85,7 +85,7 @@ def find(connection: Connection, tenant_id: str, key: IdempotencyKey) -> Answer 
     return Answer(stream, version, None if ranges is None else _expand(ranges))
 
 
-def remember(connection: Connection, answers: Sequence[tuple[str, IdempotencyKey, Answer]], *, now_us: int) -> None:
+def remember(connection: Connection, answers: Iterable[tuple[str, IdempotencyKey, Answer]], *, now_us: int) -> None:
     """Keep each tenant's answer under its key, in the transaction of the commands' events."""
     rows = [
         (

@@ -96,14 +96,13 @@ def run(
         # What a projection of one's own refuses is not to be in the ledger: it has to see each group.
         if not group.is_last and committer.views.are_built_in:
             stack.enter_context(committer.views.left_behind(committer.ledger, on_views))
-        checkpointer = None if group.is_last else stack.enter_context(_copying(committer))
+        checkpointer = stack.enter_context(_copying(committer))
         while True:
             for rejected in group.rejected:
                 reject(rejected)
             _commit(committer, group.found, report, reject, groups.begin)
             on_progress(group.done)
-            if checkpointer is not None:
-                checkpointer.after_group(committer.ledger)
+            checkpointer.after_group(committer.ledger)
             if group.is_last:
                 break
             group = groups.take()
