@@ -22,14 +22,17 @@ _IS_CURRENT = " OR ".join(f"(e.type = '{name}' AND e.schema = {number})" for nam
 # One test as a rule. The type of an event is only looked at once schemas differ.
 _SAME_SCHEMA = f"e.schema = {next(iter(SCHEMAS.values()))}" if len(set(SCHEMAS.values())) == 1 else _IS_CURRENT
 
+# The one place that says of an event that it is erased: a payload whose first byte is zero (rule 9). JSON functions refuse
+# it, and NULL is what programs expect.
+_PAYLOAD = f"""CASE WHEN e.payload < x'01' THEN NULL WHEN {_SAME_SCHEMA} THEN CAST(e.payload AS TEXT)
+      ELSE CAST(upcast(e.type, e.schema, e.payload) AS TEXT) END"""
+
 # The ledger's and the views' tables are in two files, of which either may be the connection's main one: their names are
 # distinct, so none names its file.
 _BATCH = f"""
 DROP VIEW IF EXISTS temp.batch;
 CREATE TEMP VIEW batch AS
-  SELECT e.position, e.stream, e.version, e.type, e.recorded_at,
-    CASE WHEN {_SAME_SCHEMA} THEN CAST(e.payload AS TEXT)
-      ELSE CAST(upcast(e.type, e.schema, e.payload) AS TEXT) END AS payload
+  SELECT e.position, e.stream, e.version, e.type, e.recorded_at, {_PAYLOAD} AS payload
   FROM events AS e WHERE {{which}};
 """
 _CHECK = f"""

@@ -162,6 +162,8 @@ class Builder:
                 if other is not None:
                     other.result()
                     self._copy(db, aside)
+                    for projection in aside:
+                        db.execute(projection.settle)
                 self._index(db, here)
                 database.finish_bulk(db, self._location)
             except BaseException:
@@ -235,7 +237,7 @@ class Builder:
             database.prepare_bulk(db, self._location)
             with database.immediate(db):
                 db.execute(_TABLES)
-                for projection in projections:
+                for projection in (*projections, *self._read_by(projections)):
                     db.execute(projection.tables)
                 db.execute(_BEGIN, (ledger.identity(ledger_db), versions_of(self._projections)))
             batch.prepare_advance(db, projections)
@@ -244,6 +246,11 @@ class Builder:
             db.close()
             raise
         return db
+
+    def _read_by(self, projections: Sequence[Projection]) -> list[Projection]:
+        """Those whose tables *projections* read, but for themselves."""
+        names = {name for projection in projections for name in projection.reads}
+        return [each for each in self._projections if each.name in names and each not in projections]
 
     def _copy(self, db: Connection, projections: Sequence[Projection]) -> None:
         """Copy the tables that were filled aside, with their indexes.
@@ -255,7 +262,7 @@ class Builder:
         for projection in projections:
             db.execute(projection.tables)
             db.execute(projection.indexes)
-        for (table,) in db.execute(_COPIED).fetchall():
+        for (table,) in db.execute(_COPIED).fetchall():  # those that were only read are empty
             db.execute(f'INSERT INTO main."{table}" SELECT * FROM aside."{table}"')
         db.execute("DETACH aside")
         remove(name)

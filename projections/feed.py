@@ -24,11 +24,11 @@ CREATE TABLE feed (
 # Stored numbers: a new type is added at the end of TYPES.
 _NUMBERS = {name: number for number, name in enumerate(TYPES, start=1)}
 
-# A tenant's first event makes a session, or a key, so that no other event has to look whether the tenant is known.
+# Only the first event of a stream has to look whether its tenant is known.
 PROGRAM = f"""
 INSERT INTO feed_tenants (tenant_id)
   SELECT DISTINCT tenant_id FROM batch JOIN streams ON streams.key = batch.stream
-  WHERE type IN ('session.created', 'key.created') ON CONFLICT DO NOTHING;
+  WHERE batch.version = 1 ON CONFLICT DO NOTHING;
 INSERT INTO feed
   SELECT feed_tenants.key, CASE type {" ".join(f"WHEN '{name}' THEN {n}" for name, n in _NUMBERS.items())} END, position
   FROM batch JOIN streams ON streams.key = batch.stream
@@ -52,4 +52,4 @@ def positions(db: Connection, tenant_id: str, *, after: int, limit: int, event_t
     return list(islice(heapq.merge(*runs), limit))
 
 
-PROJECTION = Projection(name="feed", version=2, tables=TABLES, program=PROGRAM, aside=True)
+PROJECTION = Projection(name="feed", version=3, tables=TABLES, program=PROGRAM, aside=True)

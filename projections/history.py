@@ -4,7 +4,7 @@ from projections import batch, messages, sessions
 from service import database, ledger
 from service.database import Connection
 
-_PROJECTIONS = (sessions.PROJECTION, messages.PROJECTION)
+_PROJECTIONS = (messages.PROJECTION, sessions.PROJECTION)
 _BATCH_EVENTS = 1_000
 
 # Of the ledger's tables, the columns that the view `batch` reads.

@@ -22,15 +22,18 @@ CREATE TABLE messages (
   seq        INTEGER NOT NULL,
   id         TEXT    NOT NULL,
   created_at INTEGER,                             -- µs since the epoch; NULL where the message itself says it
-  payload    TEXT,                                -- of its event, as stored; NULL once removed: the id stays taken
-  UNIQUE (session_id, seq)
+  payload    TEXT                                 -- of its event, as stored; NULL once removed: the id stays taken
 ) STRICT;
+-- Of those that readers see, so that nobody passes over many that were removed.
+CREATE UNIQUE INDEX messages_by_seq ON messages (session_id, seq) WHERE payload IS NOT NULL;
+CREATE VIEW live_messages AS
+  SELECT m.* FROM messages AS m JOIN sessions AS s ON s.key = m.session_id WHERE s.hidden = 0 AND m.payload IS NOT NULL;
 CREATE VIEW transcript AS
   SELECT s.tenant_id, s.id AS session_id, m.seq, m.id, m.payload ->> '$.message.role' AS role,
     m.payload ->> '$.message.content' AS content, coalesce(m.payload ->> '$.message.created_at',
     strftime('%Y-%m-%dT%H:%M:%S', m.created_at / 1000000, 'unixepoch') || printf('.%06dZ', m.created_at % 1000000))
     AS created_at
-  FROM messages AS m JOIN sessions AS s ON s.key = m.session_id WHERE m.payload IS NOT NULL;
+  FROM messages AS m JOIN sessions AS s ON s.key = m.session_id WHERE s.hidden = 0 AND m.payload IS NOT NULL;
 """
 
 # In this order: new UUIDv7s all go to its end, so that a group of messages changes one or two of its pages.
@@ -43,8 +46,7 @@ _END = "CAST(substr(CAST(payload AS BLOB), -46) AS TEXT)"
 _IS_PLAIN = f"""{_END} GLOB ',"id":"*"}}}}' AND instr(substr({_END}, 8), '"') = 37"""
 _ID = "CAST(substr(CAST(payload AS BLOB), -39, 36) AS TEXT)"
 
-# All others are looked for only where the first statement has not taken all there are. The last statement is for
-# rebuilds, in which `sessions` is filled elsewhere and nothing cascades.
+# All others are looked for only where the first statement has not taken all there are.
 PROGRAM = f"""
 INSERT INTO messages
   SELECT position, stream, CAST(substr(payload, 8, 20) AS INTEGER), {_ID}, recorded_at, payload
@@ -58,8 +60,6 @@ UPDATE messages SET payload = NULL
   FROM (SELECT stream, payload ->> '$.message_id' AS message_id FROM batch
     WHERE type = 'message.removed' AND payload IS NOT NULL) AS gone
   WHERE messages.session_id = gone.stream AND messages.id = gone.message_id;
-DELETE FROM messages
-  WHERE session_id IN (SELECT stream FROM batch WHERE type IN ('session.deleted', 'session.erased'));
 """
 
 # The same document as `message_document` makes, inside SQLite: a page of them is one step instead of one for each, and
@@ -165,4 +165,4 @@ def newest_at_once(db: Connection, named: Named, limit: int) -> tuple[SessionSta
     return None if row is None else (sessions.state_of(row), row[-1] or b"")
 
 
-PROJECTION = Projection(name="messages", version=2, tables=TABLES, program=PROGRAM, indexes=INDEXES)
+PROJECTION = Projection(name="messages", version=3, tables=TABLES, program=PROGRAM, indexes=INDEXES)

@@ -1,10 +1,13 @@
-"""The table `sessions`: the state of each session that readers can see."""
+"""The table `sessions`: the state of each session, also of those that readers do not see."""
 
 from typing import NamedTuple
 
 from projections.projection import Projection
 from service.database import Connection, SQLiteValue
 from service.state import SessionState
+
+VISIBLE, UNFINISHED, DELETED, ERASED = range(4)
+"""The values of `hidden`."""
 
 TABLES = """
 CREATE TABLE sessions (
@@ -24,41 +27,69 @@ CREATE TABLE sessions (
   forked_from_session_id TEXT,
   forked_from_version    INTEGER,
   last_position          INTEGER NOT NULL,
+  hidden                 INTEGER NOT NULL,          -- 0; or why readers do not see it: 1 unfinished, 2 deleted, 3 erased
+  visible_at             INTEGER NOT NULL,          -- the version from which on it is finished
   UNIQUE (tenant_id, id)
 ) STRICT;
+CREATE VIEW live_sessions AS SELECT * FROM sessions WHERE hidden = 0;
 """
 
 # Each event moves its session to another place in both: a rebuild that kept them up would write them over and over.
 INDEXES = """
-CREATE INDEX sessions_by_activity ON sessions (tenant_id, archived, last_position);
-CREATE INDEX sessions_by_user ON sessions (tenant_id, user_id, archived, last_position);
+CREATE INDEX sessions_by_activity ON sessions (tenant_id, hidden, archived, last_position);
+CREATE INDEX sessions_by_user ON sessions (tenant_id, user_id, hidden, archived, last_position);
+CREATE INDEX sessions_by_source ON sessions (tenant_id, forked_from_session_id)
+  WHERE forked_from_session_id IS NOT NULL;
 """
 
-# Order matters only here: a session is made before its messages are counted, patched in order, and deleted last. What
-# an event does to a session is said once more in service/state.py, for deciding; the tests hold the two together.
-PROGRAM = """
+# When the newest message that readers see was made. `messages` has it: its program runs before this one.
+_LAST_MESSAGE_AT = """(SELECT coalesce(created_at,
+    unixepoch(substr(payload ->> '$.message.created_at', 1, 19)) * 1000000
+      + substr(payload ->> '$.message.created_at', 21, 6))
+  FROM messages WHERE session_id = sessions.key AND payload IS NOT NULL ORDER BY seq DESC LIMIT 1)"""
+
+# Order matters only here: a session is made before its messages are counted, patched in order, and deleted or erased
+# last. What an event does to a session is said once more in service/state.py, for deciding; the tests hold the two
+# together. Of an erased session there is one row, which says that it was; its messages go in steps (service/erasure.py).
+PROGRAM = f"""
 INSERT INTO sessions
   SELECT stream, tenant_id, session_id, version, payload ->> '$.user_id', payload ->> '$.title',
-    coalesce(payload -> '$.traits', '{}'), 0, 0, 0,
+    coalesce(payload -> '$.traits', '{{}}'), 0, 0, 0,
     coalesce(unixepoch(substr(payload ->> '$.created_at', 1, 19)) * 1000000
       + substr(payload ->> '$.created_at', 21, 6), recorded_at), recorded_at, NULL,
-    payload ->> '$.forked_from.session_id', payload ->> '$.forked_from.version', position
+    payload ->> '$.forked_from.session_id', payload ->> '$.forked_from.version', position,
+    coalesce(payload ->> '$.visible_at', 1) > version, coalesce(payload ->> '$.visible_at', 1)
   FROM batch JOIN streams ON streams.key = batch.stream WHERE type = 'session.created' AND payload IS NOT NULL;
 INSERT INTO session_changes
   SELECT stream, payload -> '$.changes' FROM batch
   WHERE type = 'session.updated' AND payload IS NOT NULL ORDER BY position;
 UPDATE sessions SET version = newest.version, updated_at = newest.recorded_at, last_position = newest.position,
     message_count = message_count + counted.appended - counted.removed, last_seq = last_seq + counted.appended,
-    last_message_at = coalesce((SELECT coalesce(unixepoch(substr(payload ->> '$.message.created_at', 1, 19)) * 1000000
+    hidden = CASE WHEN hidden = {UNFINISHED} AND newest.version >= visible_at THEN {VISIBLE} ELSE hidden END,
+    last_message_at = CASE WHEN counted.removed THEN {_LAST_MESSAGE_AT} ELSE
+      coalesce((SELECT coalesce(unixepoch(substr(payload ->> '$.message.created_at', 1, 19)) * 1000000
         + substr(payload ->> '$.message.created_at', 21, 6), recorded_at)
-      FROM batch WHERE batch.position = counted.last_said), last_message_at)
+      FROM batch WHERE batch.position = counted.last_said), last_message_at) END
   FROM (SELECT stream, max(position) AS last, sum(type = 'message.appended') AS appended,
       sum(type = 'message.removed') AS removed, max(CASE WHEN type = 'message.appended' THEN position END) AS last_said
     FROM batch GROUP BY stream) AS counted
   JOIN batch AS newest ON newest.position = counted.last
   WHERE sessions.key = counted.stream;
-DELETE FROM sessions WHERE key IN (SELECT stream FROM batch WHERE type IN ('session.deleted', 'session.erased'));
+UPDATE sessions SET hidden = CASE newest.type WHEN 'session.deleted' THEN {DELETED} ELSE {VISIBLE} END
+  FROM (SELECT stream, type, max(position) FROM batch
+    WHERE type IN ('session.deleted', 'session.restored') GROUP BY stream) AS newest
+  WHERE sessions.key = newest.stream;
+INSERT INTO sessions
+  SELECT stream, tenant_id, session_id, version, NULL, NULL, '{{}}', 0, 0, 0, recorded_at, recorded_at, NULL, NULL, NULL,
+    position, {ERASED}, 1
+  FROM batch JOIN streams ON streams.key = batch.stream WHERE type = 'session.erased'
+  ON CONFLICT (key) DO UPDATE SET version = excluded.version, user_id = NULL, title = NULL, traits = '{{}}', archived = 0,
+    message_count = 0, last_seq = 0, created_at = excluded.created_at, updated_at = excluded.updated_at,
+    last_message_at = NULL, forked_from_session_id = NULL, forked_from_version = NULL,
+    last_position = excluded.last_position, hidden = excluded.hidden, visible_at = excluded.visible_at;
 """
+# For a rebuild, which fills this table while the messages are not there.
+SETTLE = f"UPDATE sessions SET last_message_at = {_LAST_MESSAGE_AT} WHERE message_count < last_seq"
 HELPERS = """
 DROP VIEW IF EXISTS temp.session_changes;
 CREATE TEMP VIEW session_changes AS SELECT 0 AS stream, '' AS changes;
@@ -84,26 +115,37 @@ class Named(NamedTuple):
     user_id: str | None
 
 
-NAMED = "sessions.tenant_id = ?1 AND sessions.id = ?2 AND (?3 IS NULL OR sessions.user_id = ?3)"
+NAMED = f"""sessions.tenant_id = ?1 AND sessions.id = ?2 AND (?3 IS NULL OR sessions.user_id = ?3)
+  AND sessions.hidden = {VISIBLE}"""
 """The condition on a query's row of `sessions`, where its first values are a `Named`."""
 
 COLUMNS = """key, tenant_id, id, version, user_id, title, CAST(traits AS BLOB), archived, message_count,
-  last_seq, created_at, updated_at, last_message_at, forked_from_session_id, forked_from_version, last_position"""
-_FIND = f"SELECT {COLUMNS} FROM sessions WHERE tenant_id = ? AND id = ?"
+  last_seq, created_at, updated_at, last_message_at, forked_from_session_id, forked_from_version, last_position, visible_at"""
+_FIND = f"SELECT {COLUMNS} FROM sessions WHERE tenant_id = ? AND id = ? AND hidden = {VISIBLE}"
 _VERSION = f"SELECT version FROM sessions WHERE {NAMED}"
-_PAGE = f"""SELECT {COLUMNS} FROM sessions WHERE tenant_id = ?1 AND archived = ?4 AND last_position < ?2
+_PAGE = f"""SELECT {COLUMNS} FROM sessions
+  WHERE tenant_id = ?1 AND hidden = {VISIBLE} AND archived = ?4 AND last_position < ?2
   ORDER BY last_position DESC LIMIT ?3"""
 _PAGE_OF_USER = f"""SELECT {COLUMNS} FROM sessions
-  WHERE tenant_id = ?1 AND user_id = ?5 AND archived = ?4 AND last_position < ?2
+  WHERE tenant_id = ?1 AND user_id = ?5 AND hidden = {VISIBLE} AND archived = ?4 AND last_position < ?2
   ORDER BY last_position DESC LIMIT ?3"""
 # Each kind is one range of an index and the two are merged as they are read, so that the cost does not depend on how
 # many of the other kind lie between.
-_KIND = f"SELECT {COLUMNS} FROM sessions WHERE tenant_id = ?1 AND archived = %s AND last_position < ?2"
+_KIND = f"""SELECT {COLUMNS} FROM sessions
+  WHERE tenant_id = ?1 AND hidden = {VISIBLE} AND archived = %s AND last_position < ?2"""
 _KIND_OF_USER = f"{_KIND} AND user_id = ?4"
 _MERGED = "ORDER BY last_position DESC LIMIT ?3"
 _PAGE_OF_BOTH = f"{_KIND % 0} UNION ALL {_KIND % 1} {_MERGED}"
 _PAGE_OF_BOTH_OF_USER = f"{_KIND_OF_USER % 0} UNION ALL {_KIND_OF_USER % 1} {_MERGED}"
-QUERIES = (_FIND, _VERSION, _PAGE, _PAGE_OF_USER, _PAGE_OF_BOTH, _PAGE_OF_BOTH_OF_USER)
+# Deleted and unfinished ones hold copies too; of an erased one nobody knows what it copied.
+_FORKS = """WITH RECURSIVE copies (id) AS (
+    SELECT id FROM sessions WHERE tenant_id = ?1 AND forked_from_session_id = ?2
+    UNION
+    SELECT sessions.id FROM copies JOIN sessions ON tenant_id = ?1 AND forked_from_session_id = copies.id)
+  SELECT id FROM copies WHERE id <> ?2 ORDER BY id"""
+_OF_USER = f"SELECT id FROM sessions WHERE tenant_id = ? AND user_id = ? AND hidden < {ERASED} ORDER BY id"
+
+QUERIES = (_FIND, _VERSION, _PAGE, _PAGE_OF_USER, _PAGE_OF_BOTH, _PAGE_OF_BOTH_OF_USER, _FORKS, _OF_USER)
 """What requests run, for the test that none of them scans a table."""
 
 NEWEST = 2**63 - 1
@@ -145,6 +187,16 @@ def page(
     return [state_of(row) for row in db.execute(query, values).fetchall()]
 
 
+def forks(db: Connection, tenant_id: str, session_id: str) -> list[str]:
+    """The ids of the sessions that hold copies of a session's messages: its forks, deleted ones too, and theirs."""
+    return [found for (found,) in db.execute(_FORKS, (tenant_id, session_id))]
+
+
+def of_user(db: Connection, tenant_id: str, user_id: str) -> list[str]:
+    """The ids of a user's sessions, deleted ones too; erased ones no longer say whose they were."""
+    return [found for (found,) in db.execute(_OF_USER, (tenant_id, user_id))]
+
+
 def state_of(row: tuple) -> SessionState:  # type: ignore[type-arg]
     """The session of a row that begins with COLUMNS."""
     return SessionState(
@@ -164,9 +216,18 @@ def state_of(row: tuple) -> SessionState:  # type: ignore[type-arg]
         forked_from_session_id=row[13],
         forked_from_version=row[14],
         last_position=row[15],
+        visible_at=row[16],
     )
 
 
 PROJECTION = Projection(
-    name="sessions", version=2, tables=TABLES, program=PROGRAM, helpers=HELPERS, indexes=INDEXES, aside=True
+    name="sessions",
+    version=3,
+    tables=TABLES,
+    program=PROGRAM,
+    helpers=HELPERS,
+    indexes=INDEXES,
+    aside=True,
+    reads=("messages",),
+    settle=SETTLE,
 )

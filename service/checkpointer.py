@@ -99,7 +99,7 @@ class Checkpointer:
     def _finish(self, db: Connection) -> None:
         """Copy the rest; the next commit then begins at the logs' start, if no reader needs them."""
         try:
-            self.held_pages = max(self._look(name, database.copy_back(db, name)) for name in self._files_written())
+            self.held_pages = max(self._look(name, database.checkpoint_passive(db, name)) for name in self._files_written())
         except database.Busy:
             if self._settings.workers == 1:
                 raise

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import apsw
+import structlog
 
 from service.clock import now_us
 from service.errors import (
@@ -25,9 +26,12 @@ from service.errors import (
     RefusedToStart,
     StorageFull,
 )
+from service.fingerprints import salted_in_sql
 from service.ids import new_id
 from service.location import Location, check_filesystem, put_in_place, remove
 from service.settings import Settings
+
+log = structlog.get_logger("chatledger.database")
 
 Connection = apsw.Connection
 SQLiteValue: TypeAlias = int | float | bytes | str | None
@@ -44,9 +48,10 @@ LEDGER_PAGE_BYTES = 8192  # half of what pages of 4096 leave empty behind rows o
 VIEWS_PAGE_BYTES = 8192  # a rebuild takes a fifth less time than with 4096, and an append as long
 STATEMENTS_CACHED = 512  # a group's statements come in 64 lengths each, see Bulk
 SQLITE_VERSION_MIN = (3, 51, 3)  # before it: the WAL-reset bug, https://www.sqlite.org/wal.html
+ERASES_IN_PLACE = 5
+"""The schema from which on erased rows keep their size."""
+VACUUM_BELOW_EVENTS = 50_000
 END_TIMEOUT_MS = 500  # at a stop: how long to wait for readers to let go of the write-ahead log
-COPY_PAUSE_S = 0.005
-"""Between two looks whether somebody else still copies a write-ahead log back."""
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
 
 # What SQLite says of a file that it opens: of the statements that open one, none can be wrong in itself, so that
@@ -140,6 +145,9 @@ def _open_writer(
         connection.pragma("foreign_keys", True)  # noqa: FBT003
         connection.pragma("recursive_triggers", True)  # noqa: FBT003
         connection.pragma("temp_store", "memory")
+        # From the first row on: a root page that splits otherwise leaves copies of its rows (docs/decisions/0022). What is
+        # attached later has it too.
+        connection.pragma("secure_delete", "fast")
         checkpoint_by_itself(connection, settings)
         limit_log(connection, "main", pages=settings.wal_checkpoint_pages)
     return connection
@@ -351,6 +359,11 @@ def _migrations() -> list[tuple[int, str]]:
 def _migrate(connection: Connection, name: str, identity: tuple[str, int] | None = None) -> None:
     """Bring the schema up to date: each numbered file in one transaction. A new ledger has *identity*, or its own."""
     current = _check_schema_number(connection, name)
+    if 0 < current < newest_schema():
+        log.info("ledger migrated", schema_before=current, schema=newest_schema())
+    if 0 < current < ERASES_IN_PLACE:
+        _vacuum_if_small(connection)
+    connection.create_scalar_function("salted_fingerprint", salted_in_sql, 3, deterministic=True)
     for number, sql in _migrations():
         if number <= current:
             continue
@@ -360,6 +373,17 @@ def _migrate(connection: Connection, name: str, identity: tuple[str, int] | None
             if number == 1:
                 connection.pragma("application_id", LEDGER_APPLICATION_ID)
                 connection.execute("INSERT INTO ledger VALUES (1, ?, ?)", identity or (new_id(), now_us()))
+
+
+def _vacuum_if_small(connection: Connection) -> None:
+    """Write a ledger of an earlier version anew, so that no copy of a row is left that a root page's split has made.
+
+    In a larger one none is left: later pages have overwritten them.
+    """
+    if int(connection.execute("SELECT coalesce(max(position), 0) FROM events").get) < VACUUM_BELOW_EVENTS:
+        connection.pragma("secure_delete", True)  # noqa: FBT003  # without it VACUUM makes such copies itself
+        connection.execute("VACUUM")
+        connection.pragma("secure_delete", "fast")
 
 
 def open_views(name: str, location: Location, settings: Settings, ledger: Connection) -> Connection:
@@ -437,7 +461,7 @@ def pages_written(connection: Connection) -> int:
     return connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0]
 
 
-def copy_back(connection: Connection, schema: str) -> int:
+def checkpoint_passive(connection: Connection, schema: str) -> int:
     """Copy as much of a write-ahead log into its database as can be without waiting for anybody, and sync it.
 
     Returns:
@@ -453,58 +477,30 @@ def copy_back_beside(name: str, location: Location, settings: Settings, *, passe
     )
     try:
         for _ in range(passes):
-            copy_back(connection, "main")
+            checkpoint_passive(connection, "main")
     finally:
         connection.close()
 
 
-def cut_logs(connection: Connection, *, wait_ms: int) -> bool:
-    """Copy both write-ahead logs into their databases and cut them to nothing; whether no reader was in the way."""
+def truncate_logs(connection: Connection, schemas: Sequence[str], *, wait_ms: int) -> bool:
+    """Copy write-ahead logs into their databases and truncate them; False where a reader is in the way of one.
+
+    What is in a log beyond its new end is in no file any more. SQLite waits up to *wait_ms* for readers that began
+    before the copy was whole, and holds the write lock meanwhile; but not for somebody else's copy of the same log
+    (https://www.sqlite.org/c3ref/wal_checkpoint_v2.html).
+    """
     before = connection.pragma("busy_timeout")
-    until_s = time.monotonic() + wait_ms / 1000
-    connection.set_busy_timeout(wait_ms)
     try:
-        while True:
-            try:
-                for schema in ("main", "views"):
-                    checkpoint(connection, schema)
-            except apsw.BusyError:
-                if time.monotonic() >= until_s:
-                    return False
-                # SQLite waits for readers and writers, but not for somebody else's copy of the same log
-                # (https://www.sqlite.org/c3ref/wal_checkpoint_v2.html).
-                time.sleep(COPY_PAUSE_S)
-            else:
-                return True
+        for schema in schemas:
+            connection.set_busy_timeout(0)
+            checkpoint_passive(connection, schema)
+            connection.set_busy_timeout(wait_ms)
+            checkpoint(connection, schema)
+    except apsw.BusyError:
+        return False
     finally:
         connection.pragma("busy_timeout", before)
-
-
-@contextmanager
-def zeroing(connection: Connection) -> Iterator[None]:
-    """Have SQLite overwrite with zeros what it frees in the main database (https://www.sqlite.org/pragma.html)."""
-    connection.pragma("secure_delete", True, schema="main")  # noqa: FBT003
-    try:
-        yield
-    finally:
-        connection.pragma("secure_delete", False, schema="main")  # noqa: FBT003
-
-
-def write_anew(name: str, location: Location, settings: Settings) -> None:
-    """Write a whole database file anew (VACUUM), so that it has nothing but what is in its tables.
-
-    With a connection of its own: the writer's keeps what is temporary in memory, and this is the whole file. The new
-    pages are in the write-ahead log until it is cut. The caller has no transaction open.
-    """
-    flags = apsw.SQLITE_OPEN_READWRITE
-    connection = _open(name, memory=location.memory, flags=flags, busy_timeout_ms=settings.busy_timeout_ms)
-    try:
-        connection.pragma("synchronous", "full")
-        connection.pragma("fullfsync", True)  # noqa: FBT003
-        connection.wal_autocheckpoint(0)
-        connection.execute("VACUUM")
-    finally:
-        connection.close()
+    return True
 
 
 def checkpoint_at_end(connection: Connection) -> None:

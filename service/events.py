@@ -48,14 +48,22 @@ class ForkedFrom(msgspec.Struct, frozen=True, gc=False):
     version: int
 
 
+VISIBLE_AT_ONCE = 1
+"""The `visible_at` of a session that readers see from its first event on."""
+
+
 class SessionCreated(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A session exists from here on. `created_at` is there only if an import knew better."""
+    """A session exists from here on. `created_at` is there only if an import knew better.
+
+    Readers see it once it has the version `visible_at`: the events up to there belong to its making.
+    """
 
     user_id: str | None = None
     title: str | None = None
     traits: Raw | UnsetType = UNSET
     forked_from: ForkedFrom | None = None
     created_at: str | None = None
+    visible_at: int = VISIBLE_AT_ONCE
 
 
 class MessageAppended(msgspec.Struct, frozen=True, gc=False):
@@ -96,6 +104,72 @@ class SessionErased(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
+class ItemAppended(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """An item of another API was added as number `seq` of its session: `item` is its JSON as it was sent.
+
+    An id inside `item` is the sender's; `item_id` is the one by which it is known here.
+    """
+
+    seq: int
+    item_id: str
+    item: Raw
+    parent_id: str | None | UnsetType = UNSET
+    created_at: str | UnsetType = UNSET
+    metadata: Raw | UnsetType = UNSET
+
+
+class MessageRevised(msgspec.Struct, frozen=True, gc=False):
+    """The message number `seq` has another form from here on: the whole of it, so that each form stands alone."""
+
+    seq: int
+    message: Message
+
+
+class ItemRevised(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """The item number `seq` has another form from here on."""
+
+    seq: int
+    item_id: str
+    item: Raw
+    metadata: Raw | UnsetType = UNSET
+
+
+class SessionTruncated(msgspec.Struct, frozen=True, gc=False):
+    """Readers no longer see any message or item with a number above `after_seq`; their events stay."""
+
+    after_seq: int
+
+
+class MessageErased(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """The payloads of the events at `positions`, all that ever said one message or item, were removed for good.
+
+    `seq` and `parent_id` are kept here because nobody can read them in those events any more.
+    """
+
+    message_id: str
+    seq: int
+    parent_id: str | None | UnsetType = UNSET
+    positions: tuple[int, ...]
+    reason: str
+
+
+class SessionRestored(msgspec.Struct, frozen=True, gc=False):
+    """Readers see a deleted session again."""
+
+
+class SessionHeld(msgspec.Struct, frozen=True, gc=False):
+    """The session is under the legal hold of this name: it can be neither deleted nor erased."""
+
+    hold: str
+    reason: str
+
+
+class SessionReleased(msgspec.Struct, frozen=True, gc=False):
+    """The hold of this name has ended."""
+
+    hold: str
+
+
 class KeyCreated(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """An API key exists from here on. `sha256` is that of its text, in hex; without a tenant it is an operator's.
 
@@ -116,6 +190,28 @@ class KeyRevoked(msgspec.Struct, frozen=True, gc=False):
     key_id: str
 
 
+class RetentionSet(msgspec.Struct, frozen=True, gc=False):
+    """A tenant's sessions are erased `days` after the last message from here on; None: they are kept.
+
+    Events of retention are in the stream `retention` of `$system`.
+    """
+
+    tenant_id: str
+    days: int | None
+
+
+class SigningRotated(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Tree heads are signed by the key of `verifier` from here on.
+
+    `signature` is that of the key `previous` over the bytes of `verifier`, in Base64, where that key was there. Events
+    of signing keys are in the stream `signing` of `$system`.
+    """
+
+    verifier: str
+    previous: str | None = None
+    signature: str | None = None
+
+
 EventData: TypeAlias = (
     SessionCreated
     | MessageAppended
@@ -125,6 +221,16 @@ EventData: TypeAlias = (
     | SessionErased
     | KeyCreated
     | KeyRevoked
+    | ItemAppended
+    | MessageRevised
+    | ItemRevised
+    | SessionTruncated
+    | MessageErased
+    | SessionRestored
+    | SessionHeld
+    | SessionReleased
+    | RetentionSet
+    | SigningRotated
 )
 
 SESSION_CREATED = "session.created"
@@ -135,6 +241,16 @@ SESSION_DELETED = "session.deleted"
 SESSION_ERASED = "session.erased"
 KEY_CREATED = "key.created"
 KEY_REVOKED = "key.revoked"
+ITEM_APPENDED = "item.appended"
+MESSAGE_REVISED = "message.revised"
+ITEM_REVISED = "item.revised"
+SESSION_TRUNCATED = "session.truncated"
+MESSAGE_ERASED = "message.erased"
+SESSION_RESTORED = "session.restored"
+SESSION_HELD = "session.held"
+SESSION_RELEASED = "session.released"
+RETENTION_SET = "retention.set"
+SIGNING_ROTATED = "signing.rotated"
 
 TYPES: dict[str, type[EventData]] = {
     SESSION_CREATED: SessionCreated,
@@ -145,6 +261,16 @@ TYPES: dict[str, type[EventData]] = {
     SESSION_ERASED: SessionErased,
     KEY_CREATED: KeyCreated,
     KEY_REVOKED: KeyRevoked,
+    ITEM_APPENDED: ItemAppended,
+    MESSAGE_REVISED: MessageRevised,
+    ITEM_REVISED: ItemRevised,
+    SESSION_TRUNCATED: SessionTruncated,
+    MESSAGE_ERASED: MessageErased,
+    SESSION_RESTORED: SessionRestored,
+    SESSION_HELD: SessionHeld,
+    SESSION_RELEASED: SessionReleased,
+    RETENTION_SET: RetentionSet,
+    SIGNING_ROTATED: SigningRotated,
 }
 _NAMES = {data: name for name, data in TYPES.items()}
 
@@ -178,6 +304,14 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     actor: str
     request_id: str | None
     data: EventData | None
+
+
+def is_erased(payload: bytes | None) -> bool:
+    """Whether a payload, as the ledger has it, is that of an erased event.
+
+    It is all zeros, in its old length, which no JSON text begins with; or NULL, as schemas before 5 left it.
+    """
+    return payload is None or payload[:1] == b"\0"
 
 
 class UnknownEvent(Exception):  # it is a fact about a payload; ledger.py makes the error of it

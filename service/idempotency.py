@@ -1,20 +1,24 @@
 """The durable memory of Idempotency-Keys: which command a key stands for, and where its answer is (rule 4)."""
 
-import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from service.clock import now_us
 from service.database import Bulk, Connection
-from service.errors import IdempotencyMismatch
+from service.errors import IdempotencyMismatch, NotFound
+from service.fingerprints import ERASED, fingerprint, salted
 
-_FIND = "SELECT fingerprint, stream, version, positions FROM idempotency WHERE tenant_id = ? AND key = ?"
+__all__ = ["Answer", "IdempotencyKey", "KeyClock", "find", "fingerprint", "prune", "remember"]
+
+_FIND = "SELECT fingerprint, stream, version, events, positions FROM idempotency WHERE tenant_id = ? AND key = ?"
 _INSERT = Bulk(
-    "INSERT INTO idempotency (tenant_id, key, fingerprint, recorded_at, stream, version, positions)",
-    "(?, ?, ?, ?, ?, ?, ?)",
+    "INSERT INTO idempotency (tenant_id, key, fingerprint, recorded_at, stream, version, events, positions)",
+    "(?, ?, ?, ?, ?, ?, ?, ?)",
 )
+_SALTS = "SELECT salt FROM events WHERE stream = ? AND version > ? AND version <= ? ORDER BY version"
+_SALTS_AT = "SELECT position, salt FROM events WHERE position IN (SELECT value FROM json_each(?))"
 # Rows are in order of use, so the old ones are the first: no index on their time is needed.
 _PRUNE = """DELETE FROM idempotency WHERE recorded_at < ?
   AND number IN (SELECT number FROM idempotency ORDER BY number LIMIT ?)"""
@@ -35,12 +39,23 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     """Where the answer of a command can be made from, at any time, out of the ledger.
 
     `version` is the session's after the command. `positions` are those of the messages to show, in order;
-    None where the answer is the session itself.
+    None where the answer is the session itself. `events` is how many the command became, up to that version.
     """
 
     stream: int
     version: int
     positions: list[int] | None
+    events: int
+
+
+class Salts(msgspec.Struct, frozen=True, gc=False):
+    """The salts of the events that one transaction writes, by position, and by stream and version."""
+
+    by_position: Mapping[int, bytes | None]
+    by_version: Mapping[tuple[int, int], bytes | None]
+
+
+_NO_SALTS = Salts({}, {})
 
 
 class KeyClock:
@@ -65,36 +80,57 @@ class KeyClock:
         return self._newest_us + (time.monotonic_ns() - self._began_ns) // 1000
 
 
-def fingerprint(method: str, path: str, body: bytes) -> bytes:
-    """What two requests must share to be the same: SHA-256 of method, path with query, and body."""
-    return hashlib.sha256(b"%b\n%b\n%b" % (method.encode(), path.encode(), body)).digest()
-
-
 def find(connection: Connection, tenant_id: str, key: IdempotencyKey) -> Answer | None:
     """The first answer given under *key*, or None where it is new.
 
     Raises:
         IdempotencyMismatch: the key came with another request before.
+        NotFound: something of what that request said was erased.
     """
     row = connection.execute(_FIND, (tenant_id, key.key)).fetchone()
     if row is None:
         return None
-    found, stream, version, ranges = row
-    if found != key.fingerprint:
+    found, stream, version, events, ranges = row
+    answer = Answer(stream, version, None if ranges is None else _expand(ranges), events or 0)
+    expected = _salted(connection, key, answer, _NO_SALTS)
+    if ERASED in (found, expected):
+        raise NotFound("session")
+    if found != expected:
         raise IdempotencyMismatch
-    return Answer(stream, version, None if ranges is None else _expand(ranges))
+    return answer
 
 
-def remember(connection: Connection, answers: Iterable[tuple[str, IdempotencyKey, Answer]], *, now_us: int) -> None:
-    """Keep each tenant's answer under its key, in the transaction of the commands' events."""
+def _salted(connection: Connection, key: IdempotencyKey, answer: Answer, known: Salts) -> bytes:
+    """The fingerprint to keep of the request that came with *key* and has *answer*."""
+    stream, version = answer.stream, answer.version
+    if answer.positions is None:
+        others = [known.by_version.get((stream, each)) for each in range(version - answer.events + 1, version + 1)]
+        if None in others:
+            others = [salt for (salt,) in connection.execute(_SALTS, (stream, version - answer.events, version))]
+    else:
+        others = [known.by_position.get(position) for position in answer.positions]
+        if None in others:
+            stored = dict(connection.execute(_SALTS_AT, (msgspec.json.encode(answer.positions).decode(),)).fetchall())
+            others = [stored.get(position) for position in answer.positions]
+    salt = known.by_version.get((stream, version))
+    if salt is None:
+        salt = connection.execute(_SALTS, (stream, version - 1, version)).get
+    return salted(key.fingerprint, salt, others)
+
+
+def remember(
+    connection: Connection, answers: Iterable[tuple[str, IdempotencyKey, Answer]], salts: Salts, *, now_us: int
+) -> None:
+    """Keep each tenant's answer under its key, in the transaction of the commands' events, behind these."""
     rows = [
         (
             tenant_id,
             key.key,
-            key.fingerprint,
+            _salted(connection, key, answer, salts),
             now_us,
             answer.stream,
             answer.version,
+            answer.events if answer.positions is None else None,
             None if answer.positions is None else _ranges(answer.positions),
         )
         for tenant_id, key, answer in answers

@@ -10,7 +10,8 @@ import msgspec
 from service import database
 from service.database import Connection
 from service.errors import LedgerDamaged
-from service.events import SCHEMAS, Event, UnknownEvent, decode_payload, encode_payload
+from service.events import SCHEMAS, SESSION_ERASED, Event, UnknownEvent, decode_payload, encode_payload
+from service.events import is_erased as erased_payload
 from service.merkle import SALT_BYTES, LeafRecord, commitment, leaf_hash
 
 CHECKED_AT_START = 100
@@ -40,8 +41,8 @@ _READ_POSITIONS = f"{_COLUMNS} WHERE e.position IN (SELECT value FROM json_each(
 _COMMITMENT = "SELECT commitment FROM commitments WHERE position = ?"
 _VERSION_AT = "SELECT max(version) FROM events WHERE stream = ? AND recorded_at <= ?"
 
-_ERASED_LATER = """SELECT EXISTS (SELECT 1 FROM events
-  WHERE stream = ? AND version > ? AND type = 'session.erased')"""
+_LAST_TYPE = "SELECT type FROM events WHERE stream = ? ORDER BY version DESC LIMIT 1"
+_IS_ERASABLE = "SELECT EXISTS (SELECT 1 FROM erasable WHERE position = ?)"
 
 _LAST_VERSION = 2**63 - 1
 
@@ -62,7 +63,7 @@ class Stream(NamedTuple):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """An event as it lies in the ledger: `payload` and `salt` are None once erased."""
+    """An event of the ledger: `payload` and `salt` are None once erased, whatever stands in their place there."""
 
     event: Event
     schema: int
@@ -214,8 +215,17 @@ def version_of(connection: Connection, stream: int) -> int:
 
 @_reading()
 def is_erased(connection: Connection, stream: int) -> bool:
-    """Whether the stream has a `session.erased` event."""
-    return bool(connection.execute(_ERASED_LATER, (stream, 0)).get)
+    """Whether the stream has ended with a `session.erased` event, which nothing follows."""
+    return bool(connection.execute(_LAST_TYPE, (stream,)).get == SESSION_ERASED)
+
+
+@_reading()
+def may_be_erased(connection: Connection, stream: int, position: int) -> bool:
+    """Whether an event may be without its payload: its session is erased, or a `message.erased` event names it."""
+    if connection.execute(_LAST_TYPE, (stream,)).get == SESSION_ERASED:
+        return True
+    # Before schema 5 only whole sessions could be erased.
+    return database.has_table(connection, "erasable") and bool(connection.execute(_IS_ERASABLE, (position,)).get)
 
 
 @_reading()
@@ -242,7 +252,7 @@ def read_after(connection: Connection, position: int, limit: int) -> list[Event]
     try:
         for place, stream, version, kind, recorded_at, actor, request_id, schema, payload in rows:
             tenant_id, session_id = owners[stream]
-            data = None if payload is None else decode_payload(kind, schema, payload)
+            data = None if erased_payload(payload) else decode_payload(kind, schema, payload)
             events.append(
                 Event(place, stream, tenant_id, session_id, version, kind, recorded_at, actor, request_id, data)
             )
@@ -328,6 +338,8 @@ def _record(row: tuple) -> Record:  # type: ignore[type-arg]  # a row of _COLUMN
         salt,
         leaf,
     ) = row
+    if erased_payload(payload):
+        payload = salt = None
     try:
         data = None if payload is None else decode_payload(kind, schema, payload)
     except UnknownEvent as error:
@@ -345,21 +357,32 @@ def check_tail(connection: Connection) -> None:
     """
     newest = head(connection).position
     expected = max(0, newest - CHECKED_AT_START)
-    for record in read_records_after(connection, expected, CHECKED_AT_START):
+    rows: list[tuple[Any, ...]] = connection.execute(_READ_AFTER, (expected, CHECKED_AT_START)).fetchall()
+    for row in rows:
         expected += 1
-        if record.event.position != expected:
+        if row[0] != expected:
             break
-        _check_leaf(connection, record)
+        if not is_blank(row[-3], row[-2]):
+            _check_leaf(_record(row))
+        elif not may_be_erased(connection, row[1], row[0]):
+            raise LedgerDamaged(f"The payload of the event at position {row[0]} is gone, and nobody erased it.")
     if expected != newest:
         raise LedgerDamaged(f"The ledger has no event at position {expected}; it was left as it is.")
 
 
-def _check_leaf(connection: Connection, record: Record) -> None:
+def is_blank(payload: bytes | None, salt: bytes | None) -> bool:
+    """Whether a row has the form of an erased event: both are NULL, or zeros to the last byte.
+
+    A payload that begins with a zero and has any other byte is damage.
+    """
+    if payload is None or salt is None:
+        return payload is None and salt is None
+    return salt == bytes(SALT_BYTES) and payload.count(0) == len(payload)
+
+
+def _check_leaf(record: Record) -> None:
     event = record.event
-    if record.payload is None and record.salt is None:
-        if not connection.execute(_ERASED_LATER, (event.stream, event.version)).get:
-            raise LedgerDamaged(f"The payload of the event at position {event.position} is gone, and nobody erased it.")
-    elif (
+    if (
         record.payload is None
         or record.salt is None
         or leaf_of(event, record.schema, commitment(record.salt, record.payload)) != record.leaf

@@ -7,6 +7,7 @@ from msgspec import UNSET
 
 from service.clock import parse_us
 from service.events import (
+    VISIBLE_AT_ONCE,
     Event,
     MessageAppended,
     MessageRemoved,
@@ -22,7 +23,9 @@ NO_TRAITS = b"{}"
 
 
 class SessionState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A session that readers can see. Times are microseconds since the epoch; `traits` is JSON.
+    """A session that is neither deleted nor erased. Times are microseconds since the epoch; `traits` is JSON.
+
+    Readers see it from the version `visible_at` on.
 
     `last_seq` is the number of its newest message and never falls; `message_count` leaves removed ones out;
     `last_position` is the ledger position of its newest event, by which sessions are listed.
@@ -44,6 +47,12 @@ class SessionState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     forked_from_session_id: str | None
     forked_from_version: int | None
     last_position: int
+    visible_at: int = VISIBLE_AT_ONCE
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all events of its making are there."""
+        return self.version >= self.visible_at
 
 
 def changed(state: SessionState, changes: SessionChanges) -> dict[str, object]:
@@ -129,4 +138,5 @@ def _created(event: Event, data: SessionCreated) -> SessionState:
         forked_from_session_id=None if fork is None else fork.session_id,
         forked_from_version=None if fork is None else fork.version,
         last_position=event.position,
+        visible_at=data.visible_at,
     )

@@ -8,10 +8,10 @@ and knows the code has not recorded another history from some position on and ma
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from service import database, tree
+from service import database, ledger, tree
 from service.database import Connection
 from service.errors import LedgerDamaged
-from service.events import SESSION_ERASED, UnknownEvent, decode_payload
+from service.events import SESSION_ERASED, MessageErased, UnknownEvent, decode_payload, is_erased
 from service.merkle import (
     SALT_BYTES,
     Frontier,
@@ -30,6 +30,7 @@ _ROWS = """SELECT e.position, e.stream, s.tenant_id, s.session_id, e.version, e.
   e.request_id, e.payload, e.salt, e.leaf
   FROM events AS e LEFT JOIN streams AS s ON s.key = e.stream WHERE e.position > ? ORDER BY e.position LIMIT ?"""
 _KEPT = "SELECT commitment FROM commitments WHERE position = ?"
+_ERASABLE_BY = "SELECT by FROM erasable WHERE position = ?"
 _TILES = "SELECT level, number, hashes FROM tiles ORDER BY level, number"
 
 Progress = Callable[[int, int], None]
@@ -42,7 +43,7 @@ class Verification:
         self.frontier = Frontier()
         self._connection = connection
         self._versions: dict[int, int] = {}
-        self._gone: dict[int, int] = {}  # stream -> position of the first event without payload, until an erasure comes
+        self._ended: set[int] = set()
         self._tiles: list[TileHash] = []
 
     def run(self, *, earlier: Head | None = None, progress: Progress | None = None) -> Frontier:
@@ -62,10 +63,6 @@ class Verification:
             self._append(leaves)
             if progress is not None:
                 progress(self.frontier.size, total)
-        if self._gone:
-            raise LedgerDamaged(
-                f"The payload of the event at position {min(self._gone.values())} is gone, and nobody erased it."
-            )
         if earlier is not None and earlier.size > self.frontier.size:
             raise LedgerDamaged(
                 f"The ledger ends at position {self.frontier.size}; the earlier head has {earlier.size} events."
@@ -129,18 +126,12 @@ class Verification:
         expected = self._versions.get(stream, 0) + 1
         if version != expected:
             raise LedgerDamaged(f"The event at position {position} has version {version} where {expected} was to come.")
+        if stream in self._ended:
+            raise LedgerDamaged(f"The event at position {position} follows the erasure of its session.")
         self._versions[stream] = version
-        if payload is not None and salt is not None and len(salt) == SALT_BYTES:
-            try:
-                decode_payload(kind, schema, payload)
-                payload.decode()  # members of free form are not read above, so they may be no UTF-8
-            except (UnknownEvent, UnicodeDecodeError) as error:
-                raise LedgerDamaged(f"The event at position {position} cannot be read: {error}.") from error
-            committed = commitment(salt, payload)
-            if kind == SESSION_ERASED:
-                self._gone.pop(stream, None)
-        else:
-            committed = self._erased(position, stream, kind, payload, salt)
+        if kind == SESSION_ERASED:
+            self._ended.add(stream)
+        committed = self._erased(row) if is_erased(payload) else self._committed(row)
         entry = record_bytes(
             LeafRecord(
                 actor, committed.hex(), position, recorded_at, request_id, schema, session, tenant, kind, version
@@ -150,14 +141,39 @@ class Verification:
             raise LedgerDamaged(f"The event at position {position} does not match its leaf.")
         return bytes(leaf)
 
-    def _erased(self, position: int, stream: int, kind: str, payload: bytes | None, salt: bytes | None) -> bytes:
-        row = self._connection.execute(_KEPT, (position,)).fetchone()
-        if payload is not None or salt is not None or row is None or kind == SESSION_ERASED:
+    def _committed(self, row: tuple[Any, ...]) -> bytes:
+        """The commitment of an event that has its payload, which is read."""
+        position, kind, schema, payload, salt = row[0], row[5], row[6], row[10], row[11]
+        if salt is None or len(salt) != SALT_BYTES:
+            raise LedgerDamaged(f"The salt of the event at position {position} is gone, and nobody erased it.")
+        try:
+            data = decode_payload(kind, schema, payload)
+            payload.decode()  # members of free form are not read above, so they may be no UTF-8
+        except (UnknownEvent, UnicodeDecodeError) as error:
+            raise LedgerDamaged(f"The event at position {position} cannot be read: {error}.") from error
+        if isinstance(data, MessageErased):
+            self._check_erasable(position, data)
+        return commitment(salt, payload)
+
+    def _check_erasable(self, position: int, data: MessageErased) -> None:
+        """The events that a `message.erased` names are those that the table of the erasable has of it."""
+        for named in data.positions:
+            by = self._connection.execute(_ERASABLE_BY, (named,)).get
+            if not isinstance(by, int) or by > position:
+                raise LedgerDamaged(f"The event at position {position} erases {named}, which the ledger does not know.")
+
+    def _erased(self, row: tuple[Any, ...]) -> bytes:
+        """The commitment that is kept of an event without payload, which somebody has to have erased."""
+        position, stream, kind, payload, salt = row[0], row[1], row[5], row[10], row[11]
+        if payload is not None and not ledger.is_blank(payload, salt):
+            raise LedgerDamaged(f"The event at position {position} cannot be read: its payload begins with a zero.")
+        kept = self._connection.execute(_KEPT, (position,)).fetchone()
+        allowed = kind != SESSION_ERASED and ledger.may_be_erased(self._connection, stream, position)
+        if (payload is None) != (salt is None) or kept is None or not allowed:
             raise LedgerDamaged(
                 f"The payload or salt of the event at position {position} is gone, and nobody erased it."
             )
-        self._gone.setdefault(stream, position)
-        return bytes(row[0])
+        return bytes(kept[0])
 
     def _append(self, leaves: list[bytes]) -> None:
         self._tiles += self.frontier.append(leaves)

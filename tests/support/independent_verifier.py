@@ -21,7 +21,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 APPLICATION_ID = 0x434C4C47
-SCHEMAS = {2, 3, 4}
+SCHEMAS = {2, 3, 4, 5}
+ERASES_MESSAGES = 5
 HASH_BYTES = 32
 SALT_BYTES = 16
 KEY_ID_BYTES = 4
@@ -29,6 +30,9 @@ SIGNATURE_BYTES = 64
 TILE_HASHES = 256
 ED25519 = b"\x01"
 ERASURE = "session.erased"
+MESSAGE_ERASURE = "message.erased"
+ERASABLE = {"message.appended", "message.revised", "item.appended", "item.revised"}
+"""The types of events that a `message.erased` may name."""
 TYPES: dict[str, dict[str, type]] = {
     "session.created": {},
     "message.appended": {"seq": int, "message": dict},
@@ -38,6 +42,16 @@ TYPES: dict[str, dict[str, type]] = {
     ERASURE: {"reason": str},
     "key.created": {"key_id": str, "sha256": str, "scopes": list},
     "key.revoked": {"key_id": str},
+    "item.appended": {"seq": int, "item_id": str, "item": dict},
+    "message.revised": {"seq": int, "message": dict},
+    "item.revised": {"seq": int, "item_id": str, "item": dict},
+    "session.truncated": {"after_seq": int},
+    MESSAGE_ERASURE: {"message_id": str, "seq": int, "positions": list, "reason": str},
+    "session.restored": {},
+    "session.held": {"hold": str, "reason": str},
+    "session.released": {"hold": str},
+    "retention.set": {"tenant_id": str},
+    "signing.rotated": {"verifier": str},
 }
 """The members that a payload of each type has to have."""
 RECORD = (
@@ -479,7 +493,7 @@ def _only_row(db: sqlite3.Connection, query: str) -> sqlite3.Row:
 def _verify_events(db: sqlite3.Connection) -> list[bytes]:
     """Check each event by itself and return the leaves."""
     kept = {row[0]: row[1] for row in db.execute("SELECT position, commitment FROM commitments")}
-    erasures = dict(db.execute("SELECT stream, max(version) FROM events WHERE type = ? GROUP BY stream", (ERASURE,)))
+    allowed = _erasures(db)
     versions: dict[int, int] = {}
     leaves: list[bytes] = []
     for row in db.execute(EVENTS):
@@ -490,11 +504,48 @@ def _verify_events(db: sqlite3.Connection) -> list[bytes]:
         version = versions[event["stream"]] = versions.get(event["stream"], 0) + 1
         if event["version"] != version:
             raise Wrong(position, f"version {event['version']} where {version} comes next")
-        event["commitment"] = _commitment(event, kept, erasures).hex()
+        if version > allowed.ended.get(event["stream"], version):
+            raise Wrong(position, "it follows the erasure of its session")
+        event["commitment"] = _commitment(event, kept, allowed).hex()
         if leaf_of(record_of(event)) != event["leaf"]:
             raise Wrong(position, "the leaf is not that of the record")
         leaves.append(event["leaf"])
     return leaves
+
+
+@dataclass(frozen=True)
+class Erasures:
+    """What the ledger's own events permit to be erased."""
+
+    ended: Mapping[int, int]
+    """By stream, the version of its `session.erased`."""
+    positions: frozenset[int]
+    """The events that a `message.erased` of their stream names."""
+
+
+def _erasures(db: sqlite3.Connection) -> Erasures:
+    """Read the erasing events, and hold the table of what may be erased against them."""
+    ended = dict(db.execute("SELECT stream, min(version) FROM events WHERE type = ? GROUP BY stream", (ERASURE,)))
+    places = {row[0]: (row[1], row[2]) for row in db.execute("SELECT position, stream, type FROM events")}
+    named: set[int] = set()
+    rows = db.execute("SELECT position, stream, payload FROM events WHERE type = ?", (MESSAGE_ERASURE,))
+    for position, stream, payload in rows.fetchall():
+        if payload is None or not any(payload):
+            continue  # its session was erased since
+        check_payload(position, MESSAGE_ERASURE, payload)
+        for wanted in json.loads(payload)["positions"]:
+            place = places.get(wanted)
+            if type(wanted) is not int or place is None or wanted >= position:
+                raise Wrong(position, f"it erases {wanted!r}, which is no earlier event")
+            if place[0] != stream or place[1] not in ERASABLE:
+                raise Wrong(position, f"it erases {wanted}, which is no message of its session")
+            named.add(wanted)
+    schema = db.execute("PRAGMA user_version").fetchone()[0]
+    if schema >= ERASES_MESSAGES:
+        table = {row[0] for row in db.execute("SELECT position FROM erasable")}
+        if missing := named - table:
+            raise Wrong(min(missing), "it is to be erased, and the table `erasable` does not have it")
+    return Erasures(ended, frozenset(named))
 
 
 def _check_envelope(event: Json) -> None:
@@ -511,16 +562,19 @@ def _check_envelope(event: Json) -> None:
         raise Wrong(position, f"no such type: {event['type']} {event['schema']}")
 
 
-def _commitment(event: Json, kept: Mapping[int, bytes], erasures: Mapping[int, int]) -> bytes:
+def _commitment(event: Json, kept: Mapping[int, bytes], allowed: Erasures) -> bytes:
     position, payload, salt = event["position"], event["payload"], event["salt"]
     if (payload is None) != (salt is None):
         raise Wrong(position, "half an erasure")
-    if payload is not None:
+    if payload is not None and payload[:1] != b"\0":
         if len(salt) != SALT_BYTES:
             raise Wrong(position, f"a salt of {len(salt)} bytes")
         check_payload(position, event["type"], payload)
         return commitment_of(salt, payload)
-    if event["type"] == ERASURE or event["version"] >= erasures.get(event["stream"], 0):
+    if payload is not None and (any(payload) or salt != bytes(SALT_BYTES)):
+        raise Wrong(position, "a payload that begins with a zero and has another byte, or its salt has")
+    ended = allowed.ended.get(event["stream"])
+    if event["type"] == ERASURE or not (ended is not None or position in allowed.positions):
         raise Wrong(position, "erased, and no later event of its stream says so")
     if type(kept.get(position)) is not bytes or len(kept[position]) != HASH_BYTES:
         raise Wrong(position, "erased, and its commitment is not there")

@@ -14,16 +14,26 @@ from service.events import (
     Event,
     EventData,
     ForkedFrom,
+    ItemAppended,
+    ItemRevised,
     KeyCreated,
     KeyRevoked,
     Message,
     MessageAppended,
+    MessageErased,
     MessageRemoved,
+    MessageRevised,
+    RetentionSet,
     SessionChanges,
     SessionCreated,
     SessionDeleted,
     SessionErased,
+    SessionHeld,
+    SessionReleased,
+    SessionRestored,
+    SessionTruncated,
     SessionUpdated,
+    SigningRotated,
     UnknownEvent,
     decode_payload,
     encode_payload,
@@ -102,6 +112,72 @@ GOLDEN: list[tuple[str, int, bytes, EventData]] = [
     ),
     ("key.created", 1, b'{"key_id":"k_0","sha256":"00","scopes":[]}', KeyCreated("k_0", "00", ())),
     ("key.revoked", 1, b'{"key_id":"k_0123456789Ab"}', KeyRevoked("k_0123456789Ab")),
+    (
+        "session.created",
+        1,
+        b'{"forked_from":{"session_id":"s-0","version":3},"visible_at":3}',
+        SessionCreated(forked_from=ForkedFrom("s-0", 3), visible_at=3),
+    ),
+    (
+        "item.appended",
+        1,
+        b'{"seq":2,"item_id":"rs_1","item":{"type":"reasoning","id":"theirs","n":1.50}}',
+        ItemAppended(seq=2, item_id="rs_1", item=Raw(b'{"type":"reasoning","id":"theirs","n":1.50}')),
+    ),
+    (
+        "item.appended",
+        1,
+        (
+            b'{"seq":3,"item_id":"fc_1","item":{"type":"function_call"},"parent_id":null,'
+            b'"created_at":"2024-05-15T15:00:00.000001Z","metadata":{"t":1e400}}'
+        ),
+        ItemAppended(
+            seq=3,
+            item_id="fc_1",
+            item=Raw(b'{"type":"function_call"}'),
+            parent_id=None,
+            created_at="2024-05-15T15:00:00.000001Z",
+            metadata=Raw(b'{"t":1e400}'),
+        ),
+    ),
+    (
+        "message.revised",
+        1,
+        b'{"seq":1,"message":{"role":"user","content":"Hello!","parent_id":"m-0","id":"m-1"}}',
+        MessageRevised(1, Message(role="user", content=Raw(b'"Hello!"'), parent_id="m-0", id="m-1")),
+    ),
+    (
+        "item.revised",
+        1,
+        b'{"seq":3,"item_id":"fc_1","item":{"type":"function_call"},"metadata":null}',
+        ItemRevised(seq=3, item_id="fc_1", item=Raw(b'{"type":"function_call"}'), metadata=Raw(b"null")),
+    ),
+    ("item.revised", 1, b'{"seq":3,"item_id":"fc_1","item":{}}', ItemRevised(seq=3, item_id="fc_1", item=Raw(b"{}"))),
+    ("session.truncated", 1, b'{"after_seq":0}', SessionTruncated(0)),
+    (
+        "message.erased",
+        1,
+        b'{"message_id":"m-1","seq":1,"positions":[2,5],"reason":"GDPR 17"}',
+        MessageErased(message_id="m-1", seq=1, positions=(2, 5), reason="GDPR 17"),
+    ),
+    (
+        "message.erased",
+        1,
+        b'{"message_id":"m-1","seq":1,"parent_id":null,"positions":[2],"reason":"GDPR 17"}',
+        MessageErased(message_id="m-1", seq=1, parent_id=None, positions=(2,), reason="GDPR 17"),
+    ),
+    ("session.restored", 1, b"{}", SessionRestored()),
+    ("session.held", 1, b'{"hold":"case-7","reason":"Smith v. Jones"}', SessionHeld("case-7", "Smith v. Jones")),
+    ("session.released", 1, b'{"hold":"case-7"}', SessionReleased("case-7")),
+    ("retention.set", 1, b'{"tenant_id":"acme","days":30}', RetentionSet("acme", 30)),
+    ("retention.set", 1, b'{"tenant_id":"acme","days":null}', RetentionSet("acme", None)),
+    (
+        "signing.rotated",
+        1,
+        b'{"verifier":"chatledger/0+00+AQ==","previous":"chatledger/0+01+AQ==","signature":"AA=="}',
+        SigningRotated("chatledger/0+00+AQ==", "chatledger/0+01+AQ==", "AA=="),
+    ),
+    ("signing.rotated", 1, b'{"verifier":"chatledger/0+00+AQ=="}', SigningRotated("chatledger/0+00+AQ==")),
 ]
 golden = pytest.mark.parametrize(("kind", "schema", "payload", "data"), GOLDEN)
 
@@ -137,7 +213,7 @@ def test_each_type_and_schema_has_golden_bytes() -> None:
 
 def test_the_order_of_the_types_is_kept() -> None:
     """The feed stores a type as its place in TYPES: a new one goes to the end."""
-    assert list(events.TYPES)[:8] == [
+    assert list(events.TYPES)[:18] == [
         "session.created",
         "message.appended",
         "session.updated",
@@ -146,6 +222,16 @@ def test_the_order_of_the_types_is_kept() -> None:
         "session.erased",
         "key.created",
         "key.revoked",
+        "item.appended",
+        "message.revised",
+        "item.revised",
+        "session.truncated",
+        "message.erased",
+        "session.restored",
+        "session.held",
+        "session.released",
+        "retention.set",
+        "signing.rotated",
     ]
 
 
