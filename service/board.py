@@ -142,17 +142,21 @@ class Board:
             return False
         try:
             fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _REBUILD)
-        except _TAKEN:
+        except BaseException as error:
             self._rebuild.release()
-            return False
+            if isinstance(error, _TAKEN):
+                return False
+            raise
         self._words[_REBUILD_GENERATION] = 0  # what one that has died still shows
         return True
 
     def release_rebuild(self) -> None:
         """Let others."""
         self._words[_REBUILD_GENERATION] = 0
-        fcntl.lockf(self.descriptor, fcntl.LOCK_UN, 1, _REBUILD)
-        self._rebuild.release()
+        try:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_UN, 1, _REBUILD)
+        finally:
+            self._rebuild.release()
 
     def show_rebuild(self, generation: int) -> int:
         """Say that a rebuild has begun, behind `claim_rebuild`; its number."""

@@ -17,6 +17,7 @@ from service.database import Connection
 from service.errors import RefusedToStart
 from service.location import Location
 from service.settings import Settings
+from service.threads import RestartingThread
 
 log = structlog.get_logger("chatledger.checkpointer")
 
@@ -44,14 +45,14 @@ class Checkpointer:
         self._wake = threading.Event()
         self._copied = threading.Event()
         self._busy = False
-        self._stopping = False
+        self._stopping = threading.Event()
         self._counted: Connection | None = None
         self._pages_before = 0
         self._looked_s = 0.0
         self._warned_pages: dict[str, int] = {}
         self.held_pages = 0
         """The length of the longest log that is held, in pages; 0 as a rule. Written by one thread, read by any."""
-        self._thread = threading.Thread(target=self._run, name="checkpointer", daemon=True)
+        self._thread = RestartingThread("checkpointer", self._run, recover=self._copied.set)
 
     def start(self) -> None:
         """Start the thread."""
@@ -60,10 +61,9 @@ class Checkpointer:
 
     def close(self) -> None:
         """End the thread, after the copy that is under way."""
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
 
     def after_group(self, db: Connection) -> None:
         """Look at what has been written since the logs began; called by the writer between two groups.
@@ -74,7 +74,7 @@ class Checkpointer:
             return
         try:
             self._look_at(db)
-        except database.SQLError:
+        except Exception:
             log.exception("checkpoint failed")
 
     def _look_at(self, db: Connection) -> None:
@@ -90,8 +90,8 @@ class Checkpointer:
             log.warning("checkpoint overdue", pages=pages)
             self._finish(db)
         elif not self._busy and (pages > self._pages_max or self._is_due()):
-            self._busy = True
             self._wake.set()
+            self._busy = True
 
     def _is_due(self) -> bool:
         return bool(self.held_pages) and time.monotonic() > self._looked_s + LOOK_AGAIN_S
@@ -126,10 +126,10 @@ class Checkpointer:
         return pages
 
     def _run(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             self._wake.wait()
             self._wake.clear()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             try:
                 for name in self._files_written().values():

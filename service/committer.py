@@ -236,6 +236,23 @@ class Committer:
         self._let_go()
         self._open_with_views()
 
+    def start_over(self) -> None:
+        """Take nothing for granted, behind a fault that may have come anywhere: open both files anew, in a turn.
+
+        What is in memory cannot be opened anew: an open transaction is rolled back, and all else is read again.
+
+        Raises:
+            RefusedToStart, Overloaded, StorageFull, SQLError: not now; the next group tries again.
+        """
+        self._in_step, self._states = False, {}
+        if not self.location.memory:
+            self._let_go()
+        elif self.ledger.in_transaction:
+            self.ledger.execute("ROLLBACK")
+        with self.turn():
+            self._open_again()
+            self._follow()
+
     def _open_with_views(self) -> None:
         """Open both files, or neither: a ledger without views would refuse every command and never look again."""
         self.open()

@@ -532,9 +532,11 @@ def immediate(connection: Connection) -> Iterator[None]:
         raise
     try:
         connection.execute("COMMIT")
-    except apsw.Error as error:
+    except BaseException as error:
         _roll_back(connection)
-        raise CommitFailed from error
+        if isinstance(error, apsw.Error):
+            raise CommitFailed from error
+        raise
 
 
 def _roll_back(connection: Connection) -> None:

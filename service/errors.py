@@ -203,6 +203,10 @@ class RefusedToStart(ChatledgerError):
     """The files or settings are not as they must be, and guessing could lose data (rule 10)."""
 
 
+class ServiceFailed(ChatledgerError):
+    """A part of a running service has ended by itself, without which it cannot go on; the process ends."""
+
+
 class WorkerRefused(RefusedToStart):
     """One of several workers could not start; the message is its own."""
 

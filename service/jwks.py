@@ -325,11 +325,11 @@ class Jwks:
     async def _reload(self) -> None:
         try:
             await asyncio.to_thread(lambda: self._take(self._source.load()))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            if not self._failed:
-                log.warning("user keys not loaded", reason=str(error) or type(error).__name__)
-            self._failed = True
+        except Exception as error:  # noqa: BLE001  # whatever it is: those who wait are told, and the next try comes later
             self._due = monotonic() + self._source.retry_s
+            said, self._failed = self._failed, True
+            if not said:
+                log.warning("user keys not loaded", reason=str(error) or type(error).__name__)
         else:
             self._failed = False
             self._due = monotonic() + self._source.fresh_s

@@ -19,9 +19,11 @@ from granian.server.embed import Server
 from prometheus_client import CollectorRegistry, start_http_server
 
 from service.api.edge import EdgedLitestar
-from service.errors import RefusedToStart
+from service.errors import RefusedToStart, ServiceFailed
 from service.location import Location
 from service.settings import Settings
+from service.threads import call_in_loop
+from service.writer import Writer
 
 log = structlog.get_logger("chatledger")
 
@@ -63,6 +65,24 @@ async def until_stopped(
     elif serving.exception() is not None or not server.interrupt_signal:
         place = joined(server.bind_addr, server.bind_port)
         raise RefusedToStart(f"The server could not listen on {place}.") from serving.exception()
+
+
+def stop_with(writer: Writer, server: Server) -> None:
+    """Have *server* stop when *writer* has ended by itself, so that somebody starts the service again."""
+    loop = asyncio.get_running_loop()
+    writer.on_gone = lambda: call_in_loop(loop, server.stop)
+    if writer.gone:
+        server.stop()  # type: ignore[no-untyped-call]
+
+
+def check_lived(writer: Writer) -> None:
+    """Behind the stop: was it one?
+
+    Raises:
+        ServiceFailed: *writer* had ended by itself.
+    """
+    if writer.gone:
+        raise ServiceFailed("The writer has failed again and again and has ended; the log above says why.")
 
 
 async def _interrupted(server: Server) -> None:

@@ -82,6 +82,11 @@ class LiveViews:
             self._prepare(opened)
         return self._connection
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether it is open, with a transaction."""
+        return self._connection is not None and self._connection.in_transaction
+
     def close(self) -> None:
         """Close it, if it is open."""
         connection, self._connection = self._connection, None
@@ -108,6 +113,11 @@ class Reader:
 
     def _limit(self, connection: Connection) -> None:
         connection.set_progress_handler(lambda: time.monotonic() > self._until, database.PROGRESS_STEPS)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the next read can begin: a transaction whose end has failed would refuse all of them."""
+        return not (self._ledger.in_transaction or self._views.in_transaction)
 
     def interrupt(self) -> None:
         """Have a read that is under way end now. Callable from another thread."""
@@ -230,21 +240,37 @@ class Readers:
             raise Overloaded("The queue of reads is full.")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, query)
+            try:
+                reading = asyncio.get_running_loop().run_in_executor(self._pool, self._run, query)
+            except RuntimeError as error:  # the pool is shut down, or the system has no room for a thread
+                raise Overloaded("No reader can be had.", retry_after_s=5) from error
+            return await reading
         finally:
             self._waiting -= 1
 
+    def _reader(self) -> Reader:
+        """This thread's own; another one in the place of one whose last read has left it unusable."""
+        reader: Reader | None = getattr(self._local, "reader", None)
+        if reader is not None and not reader.is_clean:
+            self._local.reader = None
+            self._all.remove(reader)
+            reader.close()
+            reader = None
+        if reader is None:
+            reader = Reader(self._location, self._settings, self._views)
+            self._all.append(reader)
+            self._local.reader = reader
+        return reader
+
     def _run(self, query: Callable[[Connection, Connection], T]) -> T:
         try:
-            reader: Reader | None = getattr(self._local, "reader", None)
-            if reader is None:
-                reader = self._local.reader = Reader(self._location, self._settings, self._views)
-                self._all.append(reader)
-            return reader.run(query)
+            return self._reader().run(query)
+        except RefusedToStart as error:
+            raise Overloaded("The ledger cannot be opened.", retry_after_s=5) from error
         except database.SQLError as error:
             if database.is_damage(error):
-                log.exception("views damaged")
                 self._on_damage()
+                log.exception("views damaged")
                 raise Overloaded("The views are damaged and are being built anew.", retry_after_s=5) from error
             refusal = database.to_domain_error(error)
             if refusal is None:

@@ -23,6 +23,7 @@ from service.database import Connection
 from service.errors import ChatledgerError, Overloaded, RebuildRunning, RefusedToStart
 from service.location import Location, remove
 from service.settings import Settings
+from service.threads import RestartingThread
 
 log = structlog.get_logger("chatledger.rebuilder")
 
@@ -119,8 +120,14 @@ class Rebuilder:
             if self._job is not None:
                 raise RebuildRunning
             self._job = job = self._claim()
-            self._thread = threading.Thread(target=self._run, args=(job, on_built), name="rebuild", daemon=True)
-            self._thread.start()
+            try:
+                self._thread = threading.Thread(target=self._run, args=(job, on_built), name="rebuild", daemon=True)
+                self._thread.start()
+            except BaseException as error:
+                self._forget(job)
+                if isinstance(error, RuntimeError):  # the system has no room for a thread
+                    raise Overloaded("The rebuild cannot be started.", retry_after_s=5) from error
+                raise
         return job.progress()
 
     def _claim(self) -> _Job:
@@ -128,12 +135,17 @@ class Rebuilder:
         live = self._views if self._board is None else self._board
         if self._board is not None:
             self._claim_from(self._board)
-        generation = live.generation + 1
-        name = self._views.beside(generation)
-        builder = Builder(name, self._location, self._settings, self._views.projections)
-        job = _Job(name, generation, builder, live.position)
-        if self._board is not None:
-            job.number = self._board.show_rebuild(generation)
+        try:
+            generation = live.generation + 1
+            name = self._views.beside(generation)
+            builder = Builder(name, self._location, self._settings, self._views.projections)
+            job = _Job(name, generation, builder, live.position)
+            if self._board is not None:
+                job.number = self._board.show_rebuild(generation)
+        except BaseException:
+            if self._board is not None:
+                self._board.release_rebuild()
+            raise
         return job
 
     def _claim_from(self, board: Board) -> None:
@@ -174,7 +186,7 @@ class Rebuilder:
 
     def _watch(self, job: _Job, board: Board) -> None:
         """Tell the other workers how far *job* is, and stop it when one of them asks."""
-        while not job.settled.wait(WATCH_S):
+        while not job.settled.wait(WATCH_S) and self._job is job:
             board.note_rebuild(job.done, job.total)
             if board.is_cancelled(job.number):
                 with self._lock:
@@ -195,8 +207,8 @@ class Rebuilder:
             if job is None or not job.built or job.settled.is_set():
                 return
             job.swapping = True
-        started_s = time.monotonic()
         try:
+            started_s = time.monotonic()
             if self._location.memory:
                 self._views.rebuild(ledger_db, job.note)
             else:
@@ -205,28 +217,46 @@ class Rebuilder:
             log.info("views swapped", generation=job.generation, ms=round((time.monotonic() - started_s) * 1000, 3))
         except Exception as error:  # noqa: BLE001  # the thread of the rebuild reports it; the writer's has to live on
             job.error = error
-        job.settled.set()
+        finally:
+            job.settled.set()
 
     def _run(self, job: _Job, on_built: Callable[[], None]) -> None:
-        if self._board is not None:
-            threading.Thread(target=self._watch, args=(job, self._board), name="rebuild-watch", daemon=True).start()
-        _give_way()
         try:
-            log.info("rebuild started", generation=job.generation, events=job.total)
-            if not self._location.memory:
-                self._build(job)
-            self._hand_over(job, on_built)
-        except Exception:
+            self._rebuild(job, on_built)
+        except BaseException:
             if job.builder.stopped:
                 log.warning("rebuild cancelled", generation=job.generation)
             else:
                 log.exception("rebuild failed", generation=job.generation)
         finally:
+            self._finish(job)
+
+    def _rebuild(self, job: _Job, on_built: Callable[[], None]) -> None:
+        board = self._board
+        if board is not None:
+            RestartingThread("rebuild-watch", lambda: self._watch(job, board)).start()
+        _give_way()
+        log.info("rebuild started", generation=job.generation, events=job.total)
+        if not self._location.memory:
+            self._build(job)
+        self._hand_over(job, on_built)
+
+    def _finish(self, job: _Job) -> None:
+        """Let everybody go on, whatever of it fails: a rebuild that seems to run for ever keeps out all others."""
+        try:
             if not self._location.memory:
                 self._remove(job)
-            job.settled.set()
-            with self._lock:
-                self._job = None
+        finally:
+            try:
+                job.settled.set()
+            finally:
+                with self._lock:
+                    self._forget(job)
+
+    def _forget(self, job: _Job) -> None:
+        """The rebuild *job* is over; the caller has the lock."""
+        if self._job is job:
+            self._job = None
             if self._board is not None:
                 self._board.release_rebuild()
 

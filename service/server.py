@@ -16,12 +16,14 @@ from service.app import create_app
 from service.garbage import calm_garbage_collector
 from service.listening import (
     check_exposure,
+    check_lived,
     claim_address,
     has_ledger,
     joined,
     metrics_port,
     refusals_named,
     server_of,
+    stop_with,
     until_stopped,
     wait_until_listening,
 )
@@ -38,6 +40,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
 
     Raises:
         RefusedToStart: the address, the settings or the ledger are not as they must be.
+        ServiceFailed: it has ended by itself.
     """
     if settings.workers > 1:
         supervise(settings, announce=announce)
@@ -67,7 +70,9 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         with metrics_port(settings, address, services.registry):
             calm_garbage_collector()
             server = server_of(app, settings, address, port)
+            stop_with(services.writer, server)
             listening = wait_until_listening(address, port)
             grace_ms = settings.shutdown_timeout_ms
             await until_stopped(server, grace_ms=lambda: grace_ms, listening=listening, announced=announced)
     log.info("stopped")
+    check_lived(services.writer)

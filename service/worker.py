@@ -18,9 +18,16 @@ from service.api.edge import EdgedLitestar
 from service.app import create_app
 from service.board import Board
 from service.channel import Ask, Channel, Orders, Ready, Refused, Report, Scrape, Scraped, Stop
-from service.errors import Overloaded, RefusedToStart
+from service.errors import Overloaded, RefusedToStart, ServiceFailed
 from service.garbage import calm_garbage_collector
-from service.listening import refusals_named, server_of, until_stopped, wait_until_listening_here
+from service.listening import (
+    check_lived,
+    refusals_named,
+    server_of,
+    stop_with,
+    until_stopped,
+    wait_until_listening_here,
+)
 from service.sharing import Shared
 
 log = structlog.get_logger("chatledger")
@@ -49,7 +56,7 @@ async def _work(end: socket.socket) -> int:
     try:
         with refusals_named():
             await _Worker(channel, orders).serve()
-    except RefusedToStart as refusal:
+    except (RefusedToStart, ServiceFailed) as refusal:
         channel.send(Refused(str(refusal)))
         await channel.flush()
         return 1
@@ -72,6 +79,7 @@ class _Worker:
             services = app.services
             app.open_to_all = lambda: services.doors.is_open
             server = server_of(app, settings, orders.address, orders.port)
+            stop_with(services.writer, server)
             obeying = asyncio.ensure_future(self._obey(app, server))
             calm_garbage_collector()
             await until_stopped(
@@ -82,6 +90,7 @@ class _Worker:
             )
             obeying.cancel()
         log.info("stopped")
+        check_lived(services.writer)
 
     async def _obey(self, app: EdgedLitestar, server: Server) -> None:
         while True:

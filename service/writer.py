@@ -26,6 +26,7 @@ from service.keys import KeyRing
 from service.metrics import SECONDS, SIZES, Histogram
 from service.rebuilder import Rebuilder
 from service.settings import Settings
+from service.threads import RestartingThread, call_in_loop, settle
 
 log = structlog.get_logger("chatledger.writer")
 
@@ -100,7 +101,13 @@ class Writer:
         self._settings = settings
         self._queue: SimpleQueue[_Waiting | _Erased | _Job | _Signal] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread = RestartingThread("writer", self._run, recover=self._begin_again, give_up=self._end)
+        self._group: list[_Waiting] = []  # taken from the queue, and not answered yet
+        self._taken: _Waiting | _Erased | _Job | _Signal | None = None  # the same, and in no group
+        self._told_to_stop = False
+        self._gone = threading.Event()
+        self.on_gone: Callable[[], None] | None = None
+        """Called in the thread when it has ended by itself, for good: the service has to end."""
         self._closing = False
         self._repairing = False
         self._damaged_generation = 0
@@ -121,7 +128,12 @@ class Writer:
     @property
     def alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive() and not self._closing and self._committer.is_open
+        return self._thread.is_alive() and not (self.gone or self._closing) and self._committer.is_open
+
+    @property
+    def gone(self) -> bool:
+        """Whether the thread has ended by itself, for good."""
+        return self._gone.is_set()
 
     @property
     def keys(self) -> KeyRing:
@@ -145,7 +157,7 @@ class Writer:
             DomainError: it was refused, the queue is full, or the storage failed.
         """
         settings = self._settings
-        if self._closing or self._loop is None:
+        if self._closing or self._gone.is_set() or self._loop is None:
             raise Overloaded("The service is stopping.")
         if (
             self._waiting_commands >= settings.queue_commands_max
@@ -153,9 +165,11 @@ class Writer:
         ):
             raise Overloaded("The queue of writes is full.")
         future: asyncio.Future[Committed | Replayed] = self._loop.create_future()
+        self._queue.put(_Waiting(submission, size_bytes, time.perf_counter(), future))
         self._waiting_commands += 1
         self._waiting_bytes += size_bytes
-        self._queue.put(_Waiting(submission, size_bytes, time.perf_counter(), future))
+        if self._gone.is_set():  # just now, and it may have looked into the queue before
+            self._refuse_the_rest()
         return await future
 
     async def erased(self) -> None:
@@ -164,10 +178,12 @@ class Writer:
         Raises:
             ErasurePending: something holds the files; the writer goes on trying.
         """
-        if self._closing or self._loop is None:
+        if self._closing or self._gone.is_set() or self._loop is None:
             raise ErasurePending
         future: asyncio.Future[bool] = self._loop.create_future()
         self._queue.put(_Erased(future))
+        if self._gone.is_set():
+            self._refuse_the_rest()
         if not await future:
             raise ErasurePending
 
@@ -201,7 +217,7 @@ class Writer:
         await asyncio.to_thread(self._committer.close)
 
     def _run(self) -> None:
-        while True:
+        while not self._told_to_stop:
             if self._erasing and time.monotonic() >= self._erase_again_s:
                 self._finish_erasures(erasure.RETRY_TIMEOUT_MS)
             group, signal = self._gather()
@@ -223,7 +239,58 @@ class Writer:
             elif signal is _Signal.SWAP:
                 self._swap()
             elif signal is _Signal.STOP:
-                return
+                self._told_to_stop = True
+            self._taken = None
+
+    def _begin_again(self) -> None:
+        """Behind a failure that nothing here expects: answer what was under way, and go on with a fresh connection.
+
+        What waits in the queue stays there, and is committed by whoever begins now.
+        """
+        self._answer_what_was_under_way()
+        self.stats.failures += 1
+        self._behind = self._erasing = True
+        self._erase_again_s, self._repairing = 0.0, False
+        self.rebuilder.cancel()  # opening the views again removes what is not whole, and one that is built may wait
+        try:
+            self._committer.start_over()
+        except (ChatledgerError, database.SQLError, OSError):
+            log.exception("the ledger could not be opened again")  # each further group tries again
+
+    def _end(self) -> None:
+        """Answer all that waits and all that still comes, for this thread does nothing any more."""
+        self._gone.set()
+        self._answer_what_was_under_way()
+        self._refuse_the_rest()
+        if self.on_gone is not None:
+            self.on_gone()
+        self.rebuilder.cancel()
+
+    def _answer_what_was_under_way(self) -> None:
+        taken = self._taken
+        if isinstance(taken, _Waiting):
+            self._group.append(taken)
+        elif isinstance(taken, _Erased):
+            self._say_erased(taken, done=False)
+        self._told_to_stop = self._told_to_stop or taken is _Signal.STOP
+        self._taken = None
+        if self._group:
+            self._hand_back(self._group, [OutcomeUnknown()] * len(self._group))
+
+    def _refuse_the_rest(self) -> None:
+        """Answer what is in the queue of a writer that is gone. Callable from any thread."""
+        rest: list[_Waiting] = []
+        while not self._queue.empty():
+            try:
+                found = self._queue.get_nowait()
+            except Empty:  # another thread had the same in mind
+                break
+            if isinstance(found, _Waiting):
+                rest.append(found)
+            elif isinstance(found, _Erased):
+                self._say_erased(found, done=False)
+        if rest:
+            self._hand_back(rest, [Overloaded("The service is stopping.", retry_after_s=5)] * len(rest))
 
     def _checkpoint(self) -> None:
         if self._committer.is_open:
@@ -261,21 +328,22 @@ class Writer:
             if not asked.future.done():
                 asked.future.set_result(done)
 
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(deliver)
+        call_in_loop(self._loop, deliver)
 
     def _gather(self) -> tuple[list[_Waiting], _Erased | _Job | _Signal | None]:
         """Wait for a command or another thing to do, then take all commands behind it, up to the next such thing."""
-        group: list[_Waiting] = []
+        group = self._group = []
         try:
             found = self._queue.get(timeout=CATCH_UP_PAUSE_S if self._behind or self._erasing else None)
         except Empty:
             if self._behind:
                 self._catch_up()
             return group, None
+        self._taken = found
         if isinstance(found, (_Erased, _Job, _Signal)):
             return group, found
         group.append(found)
+        self._taken = None
         return group, self._gather_behind(group)
 
     def _gather_behind(self, group: list[_Waiting]) -> _Erased | _Job | _Signal | None:
@@ -285,9 +353,11 @@ class Writer:
                 found = self._queue.get_nowait()
             except Empty:
                 return None
+            self._taken = found
             if isinstance(found, (_Erased, _Job, _Signal)):
                 return found
             group.append(found)
+            self._taken = None
         return None
 
     def _catch_up(self) -> None:
@@ -333,19 +403,16 @@ class Writer:
         self._repairing = False
 
     def _hand_back(self, group: list[_Waiting], outcomes: Sequence[Outcome | Failure]) -> None:
+        pairs = list(zip(group, outcomes, strict=True))
+
         def deliver() -> None:
-            for waiting, outcome in zip(group, outcomes, strict=True):
+            for waiting, outcome in pairs:
                 self._waiting_commands -= 1
                 self._waiting_bytes -= waiting.size_bytes
-                if waiting.future.done():  # its request was cancelled; the write stands
-                    continue
-                if isinstance(outcome, BaseException):
-                    waiting.future.set_exception(outcome)
-                else:
-                    waiting.future.set_result(outcome)
+                settle(waiting.future, outcome, otherwise=OutcomeUnknown())
 
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(deliver)
+        call_in_loop(self._loop, deliver)
+        self._group = []
 
     def _commit(
         self, group: list[_Waiting], *, gather: bool
@@ -379,11 +446,11 @@ class Writer:
             self._note_failure(error)
             outcomes = [self._recover(error)] * len(submissions)
         except Exception as error:
-            # Damaged views, or a fault of ours. The transaction was rolled back, and the thread must live on.
-            log.exception("writer failed")
+            # Damaged views, or a fault of ours; as a rule the transaction was rolled back.
             self.stats.failures += 1
+            log.exception("writer failed")
             self._repair_if_damaged(error)
-            outcomes = [error] * len(submissions)
+            outcomes = [error if self._is_untouched(before) else self._recover(error)] * len(submissions)
         self.stats.groups += 1
         self.stats.commands += len(submissions)
         self.stats.events += self._committer.views.position - before
@@ -392,6 +459,11 @@ class Writer:
         if self._behind:
             self._note_lag()
         return outcomes
+
+    def _is_untouched(self, before: int) -> bool:
+        """Whether the ledger ends where it did, and no transaction is open."""
+        db = self._committer.ledger
+        return not db.in_transaction and ledger.head(db).position == before
 
     def _note_lag(self) -> None:
         try:
@@ -408,8 +480,8 @@ class Writer:
         self.stats.failures += 1
         log.error("commit failed", error=type(error).__name__, cause=repr(error.__cause__))
 
-    def _recover(self, failed: database.CommitFailed) -> DomainError:
-        """Open the ledger again after a failed COMMIT and look whether it is there."""
+    def _recover(self, failed: Exception) -> DomainError:
+        """Open the ledger again after a failed COMMIT, or a fault behind one, and look whether it is there."""
         before = self._committer.views.position
         # Opening the views again removes what is not whole; and a disk that is full has no room for a rebuild.
         self.rebuilder.cancel()

@@ -13,14 +13,24 @@ from support.store import Store, append, create, delete, message, run, submit
 
 from projections.build import ProjectionFailed
 from projections.views import Views
-from service import database
+from service import database, threads
+from service import writer as writer_module
 from service.checkpointer import Checkpointer
 from service.commands import AppendMessages, CreateSession
 from service.committer import Committer
 from service.database import Connection
-from service.errors import DomainError, NotFound, OutcomeUnknown, Overloaded, SessionExists, StorageFull
+from service.errors import (
+    DomainError,
+    ErasurePending,
+    NotFound,
+    OutcomeUnknown,
+    Overloaded,
+    SessionExists,
+    StorageFull,
+)
 from service.group import Accepted, Committed, Group, Outcome, Replayed, Submission
 from service.idempotency import IdempotencyKey
+from service.metrics import Histogram
 from service.rebuilder import Rebuilder
 from service.writer import Writer
 
@@ -427,3 +437,121 @@ def test_a_repair_builds_the_views_anew_between_two_groups(store: Store) -> None
             assert visible(store, "s")
 
     asyncio.run(main())
+
+
+class Broken:
+    """A module's `log`, or another thing that it calls, whose every call raises while it is broken."""
+
+    def __init__(self, failure: BaseException) -> None:
+        self.failure: BaseException | None = failure
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def call(*_: object, **__: object) -> None:
+            if self.failure is not None:
+                raise self.failure
+
+        return call
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), SystemExit(), StopIteration()])
+def test_a_log_that_cannot_be_written_does_not_end_the_writer(
+    store: Store, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    """The disk was full, and the log was on it: an answer all the same, and the next command is committed (F1)."""
+    fail_once(monkeypatch, apsw.FullError("full"))
+    monkeypatch.setattr(writer_module, "log", Broken(failure))
+
+    async def main() -> None:
+        async with running(store) as writer:
+            with pytest.raises((StorageFull, OutcomeUnknown)):
+                await asyncio.wait_for(writer.submit(keyed(), size_bytes=1), LIMIT_S)
+            assert isinstance(await asyncio.wait_for(writer.submit(keyed(), size_bytes=1), LIMIT_S), Committed)
+            assert visible(store, "s")
+            assert writer.alive
+            assert writer.queue_length == 0
+
+    asyncio.run(main())
+
+
+def test_what_waits_behind_a_failure_is_committed_by_the_thread_that_begins_again(
+    store: Store, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group that was under way has an unknown outcome; of the others nothing is lost, and the order stays."""
+    observe, broken = Histogram.observe, iter([True])
+
+    def observe_badly(histogram: Histogram, value: float) -> None:
+        if next(broken, False):
+            raise SystemExit
+        observe(histogram, value)
+
+    async def main() -> None:
+        async with running(store, gate) as writer:
+            first = send(writer, create("s"))
+            await gate.entered()
+            monkeypatch.setattr(Histogram, "observe", observe_badly)
+            behind = [send(writer, append("s", message("m1"))), send(writer, append("s", message("m2")))]
+            erased = asyncio.create_task(writer.erased())
+            await let_run(first, *behind)
+            gate.open()
+            found = await asyncio.wait_for(asyncio.gather(first, *behind, return_exceptions=True), LIMIT_S)
+            assert [type(each) for each in found] == [OutcomeUnknown, Committed, Committed]
+            await asyncio.wait_for(erased, LIMIT_S)
+            assert store.views.position == 3
+            assert writer.queue_length == 0
+
+    asyncio.run(main())
+
+
+def test_a_writer_that_cannot_go_on_answers_everybody_and_says_so(
+    store: Store, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 for what waits and what still comes, at once: nobody waits for a thread that is gone."""
+    monkeypatch.setattr(threads, "PAUSE_S", 0.0)
+
+    def no_outcome(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    async def main() -> None:
+        async with running(store, gate) as writer:
+            gone = threading.Event()
+            writer.on_gone = gone.set
+            first = send(writer, create("s"))
+            await gate.entered()
+            monkeypatch.setattr(Writer, "_finish_erasures", no_outcome)
+            monkeypatch.setattr(Writer, "_checkpoint", no_outcome)
+            behind = send(writer, create("t"))
+            erased = asyncio.create_task(writer.erased())
+            await let_run(first, behind)
+            gate.open()
+            assert isinstance(await asyncio.wait_for(first, LIMIT_S), Committed)
+            assert await asyncio.to_thread(gone.wait, LIMIT_S)
+            with pytest.raises(Overloaded):
+                await asyncio.wait_for(behind, LIMIT_S)
+            with pytest.raises(ErasurePending):
+                await asyncio.wait_for(erased, LIMIT_S)
+            assert (writer.gone, writer.alive, writer.queue_length) == (True, False, 0)
+            with pytest.raises(Overloaded):
+                await asyncio.wait_for(writer.submit(create("late"), size_bytes=1), LIMIT_S)
+
+    asyncio.run(main())
+
+
+def test_a_stop_that_meets_a_failure_is_a_stop(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal was taken from the queue when the thread failed: it ends all the same, and waits for no other."""
+    stop = Writer._gather
+
+    def gather(writer: Writer) -> object:
+        found = stop(writer)
+        if found[1] is not None:
+            monkeypatch.undo()
+            raise SystemExit
+        return found
+
+    monkeypatch.setattr(Writer, "_gather", gather)
+
+    async def main() -> None:
+        async with running(store) as writer:
+            await writer.submit(create("s"), size_bytes=1)
+        assert not writer.alive
+
+    asyncio.run(asyncio.wait_for(main(), LIMIT_S))
