@@ -22,8 +22,8 @@ _IS_CURRENT = " OR ".join(f"(e.type = '{name}' AND e.schema = {number})" for nam
 # One test as a rule. The type of an event is only looked at once schemas differ.
 _SAME_SCHEMA = f"e.schema = {next(iter(SCHEMAS.values()))}" if len(set(SCHEMAS.values())) == 1 else _IS_CURRENT
 
-# The one place that says of an event that it is erased: a payload whose first byte is zero (rule 9). JSON functions refuse
-# it, and NULL is what programs expect.
+# The one place that says of an event that it is erased: a payload whose first byte is zero (rule 9). JSON functions
+# refuse it, and NULL is what programs expect.
 _PAYLOAD = f"""CASE WHEN e.payload < x'01' THEN NULL WHEN {_SAME_SCHEMA} THEN CAST(e.payload AS TEXT)
       ELSE CAST(upcast(e.type, e.schema, e.payload) AS TEXT) END"""
 
@@ -82,10 +82,15 @@ def prepare(db: Connection, projections: Sequence[Projection], *, which: str) ->
         db.execute(projection.helpers)
 
 
-def prepare_advance(db: Connection, projections: Sequence[Projection]) -> None:
-    """Make `batch` and `advance`: a position inserted there is the one that the views are taken to, in one step."""
+def prepare_advance(db: Connection, projections: Sequence[Projection], *, closing: bool = True) -> None:
+    """Make `batch` and `advance`: a position inserted there is the one that the views are taken to, in one step.
+
+    Without *closing* for a rebuild, which settles at its end what depends on several projections.
+    """
     prepare(db, projections, which=NEW)
     programs = "\n".join(projection.program for projection in projections)
+    if closing:
+        programs += "\n".join(projection.closing for projection in projections)
     db.execute(_ADVANCE.format(check=_CHECK, programs=programs))
 
 

@@ -33,10 +33,13 @@ CREATE TABLE views (
   projections TEXT    NOT NULL,               -- names and versions, as JSON
   position    INTEGER NOT NULL,               -- of the last event that all tables here have
   target      INTEGER NOT NULL,               -- where a batch that is being applied ends
-  leaf        BLOB    NOT NULL                -- of that event: the same position of another history is another leaf
+  leaf        BLOB    NOT NULL,               -- of that event: the same position of another history is another leaf
+  scrubbed    TEXT    NOT NULL                -- the erasures that were finished before, as JSON positions
 ) STRICT;
 """
-_BEGIN = "INSERT INTO views VALUES (1, ?, ?, 0, 0, x'')"
+_BEGIN = "INSERT INTO views VALUES (1, ?, ?, 0, 0, x'', ?)"
+_FINISHED = "SELECT coalesce(json_group_array(position), '[]') FROM erasures WHERE cleared"
+_KNOWS_FINISHED = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('erasures') WHERE name = 'cleared')"
 _COPIED = "SELECT name FROM aside.sqlite_schema WHERE type = 'table' AND name <> 'views' AND name NOT LIKE 'sqlite_%'"
 
 Progress = Callable[[int, int], None]
@@ -103,6 +106,13 @@ def take_to(db: Connection, ledger_db: Connection, projections: Sequence[Project
         raise
 
 
+def _finished_erasures(ledger_db: Connection) -> str:
+    """The positions, as JSON, of the erasures of which nothing can be in a file that is begun now."""
+    if not ledger_db.execute(_KNOWS_FINISHED).get:  # a ledger of an older schema, for a check
+        return "[]"
+    return str(ledger_db.execute(_FINISHED).get)
+
+
 class Builder:
     """Builds one views file.
 
@@ -116,6 +126,7 @@ class Builder:
         self._settings = settings
         self._projections = projections
         self._stopped = threading.Event()
+        self._scrubbed = "[]"
 
     @property
     def stopped(self) -> bool:
@@ -147,6 +158,8 @@ class Builder:
             raise
 
     def _build(self, ledger_db: Connection, target: int, progress: Progress | None) -> Connection:
+        # Before anything else is read, by either lane.
+        self._scrubbed = _finished_erasures(ledger_db)
         here = [projection for projection in self._projections if not projection.aside]
         aside = [projection for projection in self._projections if projection.aside]
         if self._location.memory or not here:
@@ -162,8 +175,7 @@ class Builder:
                 if other is not None:
                     other.result()
                     self._copy(db, aside)
-                    for projection in aside:
-                        db.execute(projection.settle)
+                self._settle(db)
                 self._index(db, here)
                 database.finish_bulk(db, self._location)
             except BaseException:
@@ -178,6 +190,10 @@ class Builder:
         # nobody could begin its write-ahead log anew.
         for projection in projections:
             db.execute(projection.indexes)
+
+    def _settle(self, db: Connection) -> None:
+        for projection in self._projections:
+            db.execute(projection.settle)
 
     def follow(self, db: Connection, ledger_db: Connection, progress: Progress | None = None) -> int:
         """Take *db*, which `build` returned, on until it is `LITTLE_EVENTS` behind at the most, while others append.
@@ -237,20 +253,15 @@ class Builder:
             database.prepare_bulk(db, self._location)
             with database.immediate(db):
                 db.execute(_TABLES)
-                for projection in (*projections, *self._read_by(projections)):
+                for projection in projections:
                     db.execute(projection.tables)
-                db.execute(_BEGIN, (ledger.identity(ledger_db), versions_of(self._projections)))
-            batch.prepare_advance(db, projections)
+                db.execute(_BEGIN, (ledger.identity(ledger_db), versions_of(self._projections), self._scrubbed))
+            batch.prepare_advance(db, projections, closing=False)
             self._take_to(db, ledger_db, projections, 0, target, progress)
         except BaseException:
             db.close()
             raise
         return db
-
-    def _read_by(self, projections: Sequence[Projection]) -> list[Projection]:
-        """Those whose tables *projections* read, but for themselves."""
-        names = {name for projection in projections for name in projection.reads}
-        return [each for each in self._projections if each.name in names and each not in projections]
 
     def _copy(self, db: Connection, projections: Sequence[Projection]) -> None:
         """Copy the tables that were filled aside, with their indexes.
@@ -262,7 +273,7 @@ class Builder:
         for projection in projections:
             db.execute(projection.tables)
             db.execute(projection.indexes)
-        for (table,) in db.execute(_COPIED).fetchall():  # those that were only read are empty
+        for (table,) in db.execute(_COPIED).fetchall():
             db.execute(f'INSERT INTO main."{table}" SELECT * FROM aside."{table}"')
         db.execute("DETACH aside")
         remove(name)

@@ -4,7 +4,7 @@ from projections import batch, messages, sessions
 from service import database, ledger
 from service.database import Connection
 
-_PROJECTIONS = (messages.PROJECTION, sessions.PROJECTION)
+_PROJECTIONS = (sessions.PROJECTION, messages.PROJECTION)
 _BATCH_EVENTS = 1_000
 
 # Of the ledger's tables, the columns that the view `batch` reads.
@@ -36,4 +36,6 @@ def replay(ledger_db: Connection, stream: int, *, to_version: int) -> Connection
             db.execute(projection.indexes)
         for projection in _PROJECTIONS:
             db.execute(projection.program)
+        for projection in _PROJECTIONS:
+            db.execute(projection.settle)
     return db

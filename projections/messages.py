@@ -1,6 +1,6 @@
 """The table `messages`: each message as its event holds it, so that a page is stored bytes joined."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -19,21 +19,21 @@ CREATE TABLE messages (
   position   INTEGER PRIMARY KEY,                 -- of its event in the ledger
   session_id INTEGER NOT NULL REFERENCES sessions (key) ON DELETE CASCADE
              DEFERRABLE INITIALLY DEFERRED,       -- a message may come in the batch in which its session ends
+  removed    INTEGER NOT NULL,                    -- 1 once readers no longer see it
   seq        INTEGER NOT NULL,
   id         TEXT    NOT NULL,
   created_at INTEGER,                             -- µs since the epoch; NULL where the message itself says it
-  payload    TEXT                                 -- of its event, as stored; NULL once removed: the id stays taken
+  payload    TEXT,                                -- of its event, as stored; NULL once removed: the id stays taken
+  UNIQUE (session_id, removed, seq)               -- so that nobody passes over many that were removed
 ) STRICT;
--- Of those that readers see, so that nobody passes over many that were removed.
-CREATE UNIQUE INDEX messages_by_seq ON messages (session_id, seq) WHERE payload IS NOT NULL;
 CREATE VIEW live_messages AS
-  SELECT m.* FROM messages AS m JOIN sessions AS s ON s.key = m.session_id WHERE s.hidden = 0 AND m.payload IS NOT NULL;
+  SELECT m.* FROM messages AS m JOIN sessions AS s ON s.key = m.session_id WHERE s.hidden = 0 AND m.removed = 0;
 CREATE VIEW transcript AS
   SELECT s.tenant_id, s.id AS session_id, m.seq, m.id, m.payload ->> '$.message.role' AS role,
     m.payload ->> '$.message.content' AS content, coalesce(m.payload ->> '$.message.created_at',
     strftime('%Y-%m-%dT%H:%M:%S', m.created_at / 1000000, 'unixepoch') || printf('.%06dZ', m.created_at % 1000000))
     AS created_at
-  FROM messages AS m JOIN sessions AS s ON s.key = m.session_id WHERE s.hidden = 0 AND m.payload IS NOT NULL;
+  FROM messages AS m JOIN sessions AS s ON s.key = m.session_id WHERE s.hidden = 0 AND m.removed = 0;
 """
 
 # In this order: new UUIDv7s all go to its end, so that a group of messages changes one or two of its pages.
@@ -49,14 +49,14 @@ _ID = "CAST(substr(CAST(payload AS BLOB), -39, 36) AS TEXT)"
 # All others are looked for only where the first statement has not taken all there are.
 PROGRAM = f"""
 INSERT INTO messages
-  SELECT position, stream, CAST(substr(payload, 8, 20) AS INTEGER), {_ID}, recorded_at, payload
+  SELECT position, stream, 0, CAST(substr(payload, 8, 20) AS INTEGER), {_ID}, recorded_at, payload
   FROM batch WHERE type = 'message.appended' AND {_IS_PLAIN} ORDER BY position;
 INSERT INTO messages
-  SELECT position, stream, payload ->> '$.seq', payload ->> '$.message.id',
+  SELECT position, stream, 0, payload ->> '$.seq', payload ->> '$.message.id',
     CASE WHEN payload ->> '$.message.created_at' IS NULL THEN recorded_at END, payload
   FROM batch WHERE changes() < (SELECT count(*) FROM batch WHERE type = 'message.appended' AND payload IS NOT NULL)
     AND type = 'message.appended' AND payload IS NOT NULL AND NOT ({_IS_PLAIN}) ORDER BY position;
-UPDATE messages SET payload = NULL
+UPDATE messages SET removed = 1, payload = NULL
   FROM (SELECT stream, payload ->> '$.message_id' AS message_id FROM batch
     WHERE type = 'message.removed' AND payload IS NOT NULL) AS gone
   WHERE messages.session_id = gone.stream AND messages.id = gone.message_id;
@@ -69,7 +69,7 @@ UPDATE messages SET payload = NULL
 _TEXT = """substr(CAST(payload AS BLOB), 19 + length(seq), octet_length(payload) - 20 - length(seq)) || (?4 || seq ||
   coalesce(',"created_at":"' || date(created_at / 1000000, 'unixepoch') || 'T'
     || time(created_at / 1000000, 'unixepoch') || '.' || substr(1000000 + created_at % 1000000, 2) || 'Z"}', '}'))"""
-_OF_SESSION = "FROM messages WHERE session_id = sessions.key AND payload IS NOT NULL"
+_OF_SESSION = "FROM messages WHERE session_id = sessions.key AND removed = 0"
 _ROWS = f"SELECT payload, seq, created_at {_OF_SESSION}"
 _JOINED = f"SELECT group_concat({_TEXT})"
 _UP = f"{_ROWS} AND seq > ?6 AND seq < ?7 ORDER BY seq LIMIT ?5"
@@ -87,14 +87,19 @@ _NEWEST_AT_ONCE = f"SELECT {sessions.COLUMNS}, CAST(({_JOINED} FROM ({_NEWEST}))
 _FIND = f"""SELECT version, (SELECT CAST({_TEXT} AS BLOB) {_OF_SESSION} AND messages.id = ?5) {_AT_ONCE}"""
 
 _DOCUMENT = "SELECT CAST(payload AS BLOB), created_at FROM messages"
-_KNOWN = """SELECT id, position, payload IS NULL FROM messages
+_KNOWN = """SELECT id, position, removed FROM messages
   WHERE session_id = ? AND id IN (SELECT value FROM json_each(?))"""
-_PAGE_UP = f"{_DOCUMENT} WHERE session_id = ? AND seq > ? AND seq < ? AND payload IS NOT NULL ORDER BY seq LIMIT ?"
+_PAGE_UP = f"{_DOCUMENT} WHERE session_id = ? AND removed = 0 AND seq > ? AND seq < ? ORDER BY seq LIMIT ?"
 _PAGE_DOWN = (
-    f"{_DOCUMENT} WHERE session_id = ? AND seq > ? AND seq < ? AND payload IS NOT NULL ORDER BY seq DESC LIMIT ?"
+    f"{_DOCUMENT} WHERE session_id = ? AND removed = 0 AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?"
 )
 
-QUERIES = (_UP_AT_ONCE, _DOWN_AT_ONCE, _NEWEST_AT_ONCE, _FIND, _KNOWN, _PAGE_UP, _PAGE_DOWN)
+# When each of the newest messages was made; the message itself says it where the row does not.
+_NEWEST_MADE = """SELECT id, coalesce(created_at, unixepoch(substr(payload ->> '$.message.created_at', 1, 19)) * 1000000
+    + substr(payload ->> '$.message.created_at', 21, 6))
+  FROM messages WHERE session_id = ? AND removed = 0 ORDER BY seq DESC LIMIT ?"""
+
+QUERIES = (_UP_AT_ONCE, _DOWN_AT_ONCE, _NEWEST_AT_ONCE, _FIND, _KNOWN, _PAGE_UP, _PAGE_DOWN, _NEWEST_MADE)
 """What requests run, for the test that none of them scans a table."""
 
 FIRST = 0
@@ -132,6 +137,12 @@ def known(db: Connection, stream: int, ids: Iterable[str]) -> dict[str, KnownMes
     wanted = msgspec.json.encode(list(ids)).decode()
     rows = db.execute(_KNOWN, (stream, wanted))
     return {row[0]: KnownMessage(position=row[1], removed=bool(row[2])) for row in rows}
+
+
+def newest_visible_us(db: Connection, stream: int, *, passing_over: Collection[str]) -> int | None:
+    """When the newest of a session's messages was made, but for those *passing_over*; None where there is no other."""
+    rows = db.execute(_NEWEST_MADE, (stream, 1 + len(passing_over)))
+    return next((made_us for message_id, made_us in rows if message_id not in passing_over), None)
 
 
 def page(

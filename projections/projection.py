@@ -30,8 +30,10 @@ class Projection(msgspec.Struct, frozen=True, kw_only=True):
     events are cut into batches must make no difference.
 
     `aside` says that a rebuild may fill the tables in a file of their own, on another core, and copy them at the end:
-    for plain tables with few bytes an event. There the tables of the projections that it `reads` are empty; `settle` is
-    SQL that a rebuild runs once all tables are full, to make good what the program could not know.
+    for plain tables with few bytes an event, and a program that reads no other projection's.
+
+    What depends on another projection's tables is `closing`, SQL that runs behind the programs of all projections, for
+    each batch; a rebuild runs `settle` instead, once, when all tables are full.
 
     `tables` is the SQL that makes the projection's tables, which no other projection writes to. `indexes` is the SQL
     of what a rebuild makes only once the tables are full, because filling it row by row is slow. A change of
@@ -46,7 +48,7 @@ class Projection(msgspec.Struct, frozen=True, kw_only=True):
     helpers: str = ""
     indexes: str = ""
     aside: bool = False
-    reads: tuple[str, ...] = ()
+    closing: str = ""
     settle: str = ""
 
 

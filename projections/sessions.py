@@ -7,7 +7,7 @@ from service.database import Connection, SQLiteValue
 from service.state import SessionState
 
 VISIBLE, UNFINISHED, DELETED, ERASED = range(4)
-"""The values of `hidden`."""
+"""The values of `hidden`: 0, or why readers do not see a session."""
 
 TABLES = """
 CREATE TABLE sessions (
@@ -27,7 +27,7 @@ CREATE TABLE sessions (
   forked_from_session_id TEXT,
   forked_from_version    INTEGER,
   last_position          INTEGER NOT NULL,
-  hidden                 INTEGER NOT NULL,          -- 0; or why readers do not see it: 1 unfinished, 2 deleted, 3 erased
+  hidden                 INTEGER NOT NULL,          -- 0, or why readers do not see it
   visible_at             INTEGER NOT NULL,          -- the version from which on it is finished
   UNIQUE (tenant_id, id)
 ) STRICT;
@@ -42,15 +42,15 @@ CREATE INDEX sessions_by_source ON sessions (tenant_id, forked_from_session_id)
   WHERE forked_from_session_id IS NOT NULL;
 """
 
-# When the newest message that readers see was made. `messages` has it: its program runs before this one.
-_LAST_MESSAGE_AT = """(SELECT coalesce(created_at,
+# Behind a removal, only the messages know which is the newest that is left.
+_SET_LAST_MESSAGE_AT = """UPDATE sessions SET last_message_at = (SELECT coalesce(created_at,
     unixepoch(substr(payload ->> '$.message.created_at', 1, 19)) * 1000000
       + substr(payload ->> '$.message.created_at', 21, 6))
-  FROM messages WHERE session_id = sessions.key AND payload IS NOT NULL ORDER BY seq DESC LIMIT 1)"""
+  FROM messages WHERE session_id = sessions.key AND removed = 0 ORDER BY seq DESC LIMIT 1)"""
 
 # Order matters only here: a session is made before its messages are counted, patched in order, and deleted or erased
 # last. What an event does to a session is said once more in service/state.py, for deciding; the tests hold the two
-# together. Of an erased session there is one row, which says that it was; its messages go in steps (service/erasure.py).
+# together. Of an erased session one row is left, which says that it was; its messages go in steps: service/erasure.py.
 PROGRAM = f"""
 INSERT INTO sessions
   SELECT stream, tenant_id, session_id, version, payload ->> '$.user_id', payload ->> '$.title',
@@ -66,10 +66,9 @@ INSERT INTO session_changes
 UPDATE sessions SET version = newest.version, updated_at = newest.recorded_at, last_position = newest.position,
     message_count = message_count + counted.appended - counted.removed, last_seq = last_seq + counted.appended,
     hidden = CASE WHEN hidden = {UNFINISHED} AND newest.version >= visible_at THEN {VISIBLE} ELSE hidden END,
-    last_message_at = CASE WHEN counted.removed THEN {_LAST_MESSAGE_AT} ELSE
-      coalesce((SELECT coalesce(unixepoch(substr(payload ->> '$.message.created_at', 1, 19)) * 1000000
+    last_message_at = coalesce((SELECT coalesce(unixepoch(substr(payload ->> '$.message.created_at', 1, 19)) * 1000000
         + substr(payload ->> '$.message.created_at', 21, 6), recorded_at)
-      FROM batch WHERE batch.position = counted.last_said), last_message_at) END
+      FROM batch WHERE batch.position = counted.last_said), last_message_at)
   FROM (SELECT stream, max(position) AS last, sum(type = 'message.appended') AS appended,
       sum(type = 'message.removed') AS removed, max(CASE WHEN type = 'message.appended' THEN position END) AS last_said
     FROM batch GROUP BY stream) AS counted
@@ -80,16 +79,16 @@ UPDATE sessions SET hidden = CASE newest.type WHEN 'session.deleted' THEN {DELET
     WHERE type IN ('session.deleted', 'session.restored') GROUP BY stream) AS newest
   WHERE sessions.key = newest.stream;
 INSERT INTO sessions
-  SELECT stream, tenant_id, session_id, version, NULL, NULL, '{{}}', 0, 0, 0, recorded_at, recorded_at, NULL, NULL, NULL,
-    position, {ERASED}, 1
+  SELECT stream, tenant_id, session_id, version, NULL, NULL, '{{}}', 0, 0, 0, recorded_at, recorded_at,
+    NULL, NULL, NULL, position, {ERASED}, 1
   FROM batch JOIN streams ON streams.key = batch.stream WHERE type = 'session.erased'
-  ON CONFLICT (key) DO UPDATE SET version = excluded.version, user_id = NULL, title = NULL, traits = '{{}}', archived = 0,
-    message_count = 0, last_seq = 0, created_at = excluded.created_at, updated_at = excluded.updated_at,
+  ON CONFLICT (key) DO UPDATE SET version = excluded.version, user_id = NULL, title = NULL, traits = '{{}}',
+    archived = 0, message_count = 0, last_seq = 0, created_at = excluded.created_at, updated_at = excluded.updated_at,
     last_message_at = NULL, forked_from_session_id = NULL, forked_from_version = NULL,
     last_position = excluded.last_position, hidden = excluded.hidden, visible_at = excluded.visible_at;
 """
-# For a rebuild, which fills this table while the messages are not there.
-SETTLE = f"UPDATE sessions SET last_message_at = {_LAST_MESSAGE_AT} WHERE message_count < last_seq"
+CLOSING = f"{_SET_LAST_MESSAGE_AT} WHERE key IN (SELECT stream FROM batch WHERE type = 'message.removed');"
+SETTLE = f"{_SET_LAST_MESSAGE_AT} WHERE message_count < last_seq AND hidden < {ERASED}"
 HELPERS = """
 DROP VIEW IF EXISTS temp.session_changes;
 CREATE TEMP VIEW session_changes AS SELECT 0 AS stream, '' AS changes;
@@ -120,7 +119,8 @@ NAMED = f"""sessions.tenant_id = ?1 AND sessions.id = ?2 AND (?3 IS NULL OR sess
 """The condition on a query's row of `sessions`, where its first values are a `Named`."""
 
 COLUMNS = """key, tenant_id, id, version, user_id, title, CAST(traits AS BLOB), archived, message_count,
-  last_seq, created_at, updated_at, last_message_at, forked_from_session_id, forked_from_version, last_position, visible_at"""
+  last_seq, created_at, updated_at, last_message_at, forked_from_session_id, forked_from_version, last_position,
+  visible_at"""
 _FIND = f"SELECT {COLUMNS} FROM sessions WHERE tenant_id = ? AND id = ? AND hidden = {VISIBLE}"
 _VERSION = f"SELECT version FROM sessions WHERE {NAMED}"
 _PAGE = f"""SELECT {COLUMNS} FROM sessions
@@ -228,6 +228,6 @@ PROJECTION = Projection(
     helpers=HELPERS,
     indexes=INDEXES,
     aside=True,
-    reads=("messages",),
+    closing=CLOSING,
     settle=SETTLE,
 )

@@ -18,7 +18,7 @@ from service.errors import ChatledgerError, Overloaded
 from service.location import BUILDING, Location, put_in_place, remove, sync_folder
 from service.settings import Settings
 
-BUILT_IN = (messages.PROJECTION, sessions.PROJECTION, feed.PROJECTION)
+BUILT_IN = (sessions.PROJECTION, messages.PROJECTION, feed.PROJECTION)
 _BESIDE = ".beside"
 CHECKED_BYTES_MAX = 64 * 1024 * 1024
 """Views up to this size are checked whole at each start, which takes well under a second. In larger ones damage

@@ -25,6 +25,7 @@ from service.board import Board
 from service.checkpointer import Checkpointer
 from service.committer import Committer, hold, join
 from service.errors import DomainError
+from service.forks import Forks
 from service.location import Location
 from service.log import set_up
 from service.metrics import HttpMetrics, Reading
@@ -76,6 +77,7 @@ def create_app(settings: Settings | None = None, *, shared: Shared | None = None
             audit.list_session_events,
             audit.list_events,
             erasures.erase_session,
+            erasures.show_erasure,
             evidence.show_proof,
             evidence.show_head,
             evidence.show_checkpoint,
@@ -139,12 +141,14 @@ def _lifespan(
             ledger_id = ledger.identity(committer.ledger)
             signer = signer_of(location, settings, ledger_id)
             doors = Doors(settings, writer, used_at_us=key_uses.read(committer.ledger), shared=shared)
+            forks = Forks(settings, writer, readers)
             registry = metrics.registry_of(app.http_metrics, _readings(app, location, board or views))
             app.services = Services(
                 settings=settings,
                 writer=writer,
                 readers=readers,
                 views=views,
+                forks=forks,
                 log=TransparencyLog(readers, signer, ledger_id),
                 cursors=Cursors(ledger_id.encode()),
                 doors=doors,
@@ -154,8 +158,10 @@ def _lifespan(
             )
             writer.start()
             try:
+                await forks.finish_all()
                 yield
             finally:
+                await forks.close()
                 await doors.close()
                 readers.close()
                 if keys is not None:

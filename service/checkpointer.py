@@ -44,6 +44,9 @@ class Checkpointer:
         self._views = views
         self._wake = threading.Event()
         self._copied = threading.Event()
+        self._wanted = False
+        self._asked = 0  # by the writer's thread: how often it wanted the logs copied at once
+        self._answered = 0  # by this one: up to which
         self._busy = False
         self._stopping = threading.Event()
         self._counted: Connection | None = None
@@ -52,7 +55,7 @@ class Checkpointer:
         self._warned_pages: dict[str, int] = {}
         self.held_pages = 0
         """The length of the longest log that is held, in pages; 0 as a rule. Written by one thread, read by any."""
-        self._thread = RestartingThread("checkpointer", self._run, recover=self._copied.set)
+        self._thread = RestartingThread("checkpointer", self._run, recover=self._recover)
 
     def start(self) -> None:
         """Start the thread."""
@@ -93,13 +96,36 @@ class Checkpointer:
             self._wake.set()
             self._busy = True
 
+    def copy_beside(self) -> bool:
+        """Have the logs copied back at once; True when the copy that the last calls asked for is done.
+
+        Called by the writer again and again, until it is True.
+        """
+        if self._location.memory:
+            return True
+        if self._wanted and self._answered >= self._asked:
+            self._wanted = False
+            return True
+        if not self._wanted:
+            self._wanted = True
+            self._asked += 1
+            self._wake.set()
+        return False
+
+    def _recover(self) -> None:
+        """Nobody is left waiting for a copy that has failed."""
+        self._answered = self._asked
+        self._copied.set()
+
     def _is_due(self) -> bool:
         return bool(self.held_pages) and time.monotonic() > self._looked_s + LOOK_AGAIN_S
 
     def _finish(self, db: Connection) -> None:
         """Copy the rest; the next commit then begins at the logs' start, if no reader needs them."""
         try:
-            self.held_pages = max(self._look(name, database.checkpoint_passive(db, name)) for name in self._files_written())
+            self.held_pages = max(
+                self._look(name, database.checkpoint_passive(db, name)) for name in self._files_written()
+            )
         except database.Busy:
             if self._settings.workers == 1:
                 raise
@@ -131,6 +157,7 @@ class Checkpointer:
             self._wake.clear()
             if self._stopping.is_set():
                 return
+            asked = self._asked
             try:
                 for name in self._files_written().values():
                     database.copy_back_beside(name, self._location, self._settings, passes=PASSES)
@@ -139,4 +166,5 @@ class Checkpointer:
             except (database.SQLError, RefusedToStart):
                 # The views may have been replaced just now; and what fails here fails in the writer's own copy too.
                 log.warning("checkpoint failed", exc_info=True)
+            self._answered = asked
             self._copied.set()

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import click
 import msgspec
 
+from projections import sessions
 from service import erasure, ledger, offline, remote
 from service.access import LOCAL
 from service.committer import Committer
@@ -17,7 +18,7 @@ from service.settings import Settings
 
 REASON_CHARACTERS_MAX = 1000
 TIMEOUT_S = 600.0
-"""The server writes its files anew before it answers."""
+"""The server overwrites what was erased before it answers."""
 
 REQUESTS_AT_ONCE = 32
 NO_SESSION = "this user has no session in the tenant"
@@ -61,18 +62,16 @@ def _here(committer: Committer, tenant: str, session: str | None, user: str | No
     views_db, ledger_db = committer.views.db, committer.ledger
     wanted = [session] if session is not None else []
     if user is not None:
-        wanted = erasure.sessions_of_user(views_db, ledger_db, tenant, user)
+        wanted = sessions.of_user(views_db, tenant, user)
     if not wanted:
         click.echo(NO_SESSION)
     for name in wanted:
         erasure.erase(committer, tenant_id=tenant, session_id=name, reason=reason, actor=LOCAL.actor)
     erasure.finish_now(committer)
-    # Which forks there are is known from what is left: a fork that was erased with them holds nothing any more.
-    forks = erasure.forks_among(ledger_db, erasure.positions_of(views_db, tenant, "session.created"))
     for name in wanted:
         stream = ledger.find_stream(ledger_db, tenant, name)
         version = 0 if stream is None else ledger.version_of(ledger_db, stream)
-        _say(name, version - 1, erasure.copies_of(name, forks))
+        _say(name, version - 1, sessions.forks(views_db, tenant, name))
 
 
 def _there(address: Address, tenant: str, wanted: list[str], reason: str) -> None:
@@ -88,8 +87,8 @@ def _there(address: Address, tenant: str, wanted: list[str], reason: str) -> Non
 def _wanted_beside(settings: Settings, tenant: str, session: str | None, user: str | None) -> list[str]:
     if user is None:
         return [] if session is None else [session]
-    with offline.reading(settings) as (views_db, ledger_db):
-        return erasure.sessions_of_user(views_db, ledger_db, tenant, user)
+    with offline.reading(settings) as (views_db, _):
+        return sessions.of_user(views_db, tenant, user)
 
 
 def _say(session: str, events_erased: int, forks: Sequence[str]) -> None:

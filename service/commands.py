@@ -44,11 +44,22 @@ class CreateSession(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class ForkSession(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """Make a session as a copy of *source* as of a version; `created` and `messages` were read from there."""
+    """Make a session as a copy of *source* as of a version; `created` and `messages` were read from there.
+
+    Of *total* messages these are the first; `ContinueFork` adds the others, and readers see the session behind the last.
+    """
 
     source: ForkedFrom
     created: SessionCreated
     messages: Sequence[Message]
+    total: int
+
+
+class ContinueFork(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Add the next copies to a fork that is not finished and is at *version* now."""
+
+    messages: Sequence[Message]
+    version: int
 
 
 class AppendMessages(msgspec.Struct, frozen=True, gc=False):
@@ -106,6 +117,7 @@ KeyCommand: TypeAlias = CreateKey | RevokeKey
 Command: TypeAlias = (
     CreateSession
     | ForkSession
+    | ContinueFork
     | AppendMessages
     | UpdateSession
     | RemoveMessage
@@ -123,18 +135,27 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
-    """A session that readers no longer see: its stream's key and version, and whether it is erased."""
+    """A session that readers do not see: its stream's key and version, and whether it is erased."""
 
     stream: int
     version: int
     erased: bool
 
 
+class Unfinished(msgspec.Struct, frozen=True, gc=False):
+    """A session whose making is not at its end: its stream's key and version, and that from which readers see it."""
+
+    stream: int
+    version: int
+    visible_at: int
+
+
 class Context(msgspec.Struct, frozen=True, gc=False):
     """What a decision needs to know. `taken` is also true of a session that readers no longer see.
 
     `stored` has the session's messages of the ids that the command names; `source` is a fork's source session;
-    `ended` is looked up where the command reaches sessions that readers no longer see; `keys` where it is about keys.
+    `ended` is looked up where the command reaches sessions that readers do not see; `keys` where it is about keys;
+    `unfinished` where it goes on with the making of a session.
     """
 
     session_id: str
@@ -144,11 +165,12 @@ class Context(msgspec.Struct, frozen=True, gc=False):
     source: SessionState | None = None
     ended: Ended | None = None
     keys: KeyRing | None = None
+    unfinished: Unfinished | None = None
 
     @property
     def place(self) -> tuple[int, int] | None:
         """The stream's key and version, or None where the session is new."""
-        known = self.state or self.ended
+        known = self.state or self.ended or self.unfinished
         return None if known is None else (known.stream, known.version)
 
 
@@ -185,6 +207,8 @@ def decide(context: Context, command: Command, *, expected_version: int | None) 
         return _create(context, command, expected_version)
     if isinstance(command, ForkSession):
         return _fork(context, command, expected_version)
+    if isinstance(command, ContinueFork):
+        return _continue(context, command)
     if isinstance(command, EraseSession):
         return _erase(context, command, expected_version)
     if isinstance(command, (CreateKey, RevokeKey)):
@@ -236,8 +260,18 @@ def _fork(context: Context, command: ForkSession, expected_version: int | None) 
     _expect(context.source, expected_version)
     if context.taken:
         raise SessionExists(context.session_id)
-    created = msgspec.structs.replace(command.created, forked_from=command.source)
+    created = msgspec.structs.replace(command.created, forked_from=command.source, visible_at=1 + command.total)
     return Decision([created, *_number(command.messages, after=0)])
+
+
+def _continue(context: Context, command: ContinueFork) -> Decision:
+    unfinished = context.unfinished
+    if unfinished is None:  # it is finished, or was erased with its source
+        raise NotFound("session")
+    if unfinished.version != command.version:
+        raise VersionConflict(expected=command.version, actual=unfinished.version)
+    # Behind `session.created` there are only copies so far.
+    return Decision(_number(command.messages, after=unfinished.version - 1))
 
 
 def _erase(context: Context, command: EraseSession, expected_version: int | None) -> Decision:
@@ -300,16 +334,19 @@ def _same(message: Message, stored: StoredMessage) -> StoredMessage:
 
 
 def _check_parents(messages: Sequence[Message], stored: Mapping[str, StoredMessage], *, single: bool) -> None:
+    """Refuse a new message whose parent is none that readers see: a removed one has no more children."""
     if not [message for message in messages if isinstance(message.parent_id, str)]:
         return
     earlier: set[str] = set()
     for number, message in enumerate(messages):
         parent = message.parent_id
-        if isinstance(parent, str) and parent not in earlier and parent not in stored:
-            raise InvalidRequest(
-                "The parent is not an earlier message of this session.",
-                field="$.parent_id" if single else f"$.messages[{number}].parent_id",
-            )
+        if isinstance(parent, str) and parent not in earlier and message.id not in stored:
+            found = stored.get(parent)
+            if found is None or found.removed:
+                raise InvalidRequest(
+                    "The parent is not an earlier message of this session.",
+                    field="$.parent_id" if single else f"$.messages[{number}].parent_id",
+                )
         earlier.add(message.id)
 
 

@@ -349,14 +349,16 @@ class Committer:
         rows = [(*row, None) for row in ledger.rows(records)]
         if rows:
             rows[-1] = (*rows[-1][:-1], grown.encode())
-        simple = not (completed or group.streams or group.answers or in_python(self.views.live))
+        simple = not (completed or group.streams or group.answers or group.finished or in_python(self.views.live))
         if not simple or len(rows) > APPEND.ROWS_MAX:
             with database.immediate(self.ledger):
                 ledger.write_streams(self.ledger, group.streams)
                 APPEND.execute(self.ledger, rows)
                 tree.extend_tiles(self.ledger, completed)
                 apply_in_python(self.ledger, self.views.live, group.events)
-                self._remember(group)
+                if group.finished:
+                    ledger.note_finished(self.ledger, group.finished)
+                self._remember(group, records)
         else:
             # One statement is a transaction of its own, and one step instead of three: each costs the writer a wait
             # for the interpreter lock.
@@ -364,11 +366,11 @@ class Committer:
                 APPEND.execute(self.ledger, rows)
         self._tree = grown
 
-    def _remember(self, group: Group) -> None:
+    def _remember(self, group: Group, records: Sequence[Record]) -> None:
         """Keep the answers to new Idempotency-Keys, and forget old ones at twice the pace, so that none pile up."""
         if group.answers:
             time_us = self._key_clock.now_us()
-            idempotency.remember(self.ledger, group.answers.values(), now_us=time_us)
+            idempotency.remember(self.ledger, group.answers.values(), group.salts(records), now_us=time_us)
             before_us = time_us - self.settings.idempotency_days * _US_PER_DAY
             idempotency.prune(self.ledger, before_us=before_us, limit=2 * len(group.answers))
 

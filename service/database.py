@@ -6,7 +6,6 @@ lost that way in a trial.
 """
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources

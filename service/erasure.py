@@ -1,126 +1,267 @@
-"""Erasing a session for good: what follows its `session.erased` event (rule 9).
+"""Erasing for good: what follows a `session.erased` or `message.erased` event (rule 9).
 
-The event is committed first, as any other, and with it a row in the table `erasures`. Then, between two groups: the
-erasure is written into a list beside the ledger, the payloads and salts of the session's earlier events go, both files
-are written anew, and their write-ahead logs are cut. Each step can be done again, so that a crash anywhere leaves
-nothing that the next start does not finish (docs/decisions/0015-erasure.md).
+The event is committed first, as any other, and with it a row in the table `erasures`. From then on readers see nothing of
+it. Then, in steps of one small transaction each, between which others write: the erasure is added to a list beside the
+ledger, the rows go from the views, the payloads and salts in the ledger are overwritten with zeros, and the write-ahead
+logs are truncated. Then the answer goes out. The ledger is last, because whatever was made from its payloads can be made
+again, and cleared again, only while they are there. Each step can be done twice, so that a crash anywhere leaves nothing
+that the next start does not finish (docs/decisions/0022-erasure-in-place.md).
+
+Rows of the views move between pages and leave copies there. Views that are built after the erasure have none: the row in
+`erasures` stays until such ones are live.
 """
 
+import enum
 import glob
-import os
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from projections import feed
-from service import database, ledger
+from service import database, erasure_list, ledger
 from service.clock import format_us
 from service.commands import EraseSession
 from service.committer import Committer
 from service.database import Connection, SQLiteValue
+from service.erasure_list import Erasure
 from service.errors import DomainError, ErasurePending
-from service.events import SESSION_CREATED, SESSION_UPDATED, SessionErased
+from service.events import Event, MessageErased, SessionErased
 from service.group import Submission
-from service.location import Location, put_in_place, sync_folder
+from service.location import Location
 from service.merkle import commitment
 
-LIST = ".erasures"
-"""Behind the ledger's name: the list of what was erased, which a restore of an older copy applies again."""
+LIST = erasure_list.SUFFIX
+ROWS_A_STEP = 1_000
+"""Each may be in a page of its own: so a step writes 8 MiB at most, a few tens of milliseconds."""
+BYTES_A_STEP = 8 * 1024 * 1024
+TRUNCATE_WAITS_MS = (0, 10, 25, 50)
+"""How long the first tries to truncate the logs wait for readers, with the write lock held; the last for all further."""
 RETRY_TIMEOUT_MS = 100
-"""How long the writer waits for readers of the write-ahead logs when it tries again by itself."""
-_ALL = 2**63 - 1
+"""How long a command waits for readers of what a crash has left to erase, before it goes on with its own work."""
+TRY_PAUSE_S = 0.005
+"""Between two tries, in which others write."""
 
-_PENDING = "SELECT position, stream, rewritten FROM erasures ORDER BY position"
-_TO_REWRITE = "SELECT EXISTS (SELECT 1 FROM erasures WHERE NOT rewritten)"
+_UNFINISHED = "SELECT position, stream FROM erasures WHERE NOT cleared ORDER BY position"
+_CLEARED = "SELECT position, stream FROM erasures WHERE cleared ORDER BY position"
+_ROWS = """SELECT position, version, length(payload) FROM events
+  WHERE stream = ? AND version > ? AND version < ? ORDER BY version LIMIT ?"""
+_ROWS_NAMED = """SELECT position, version, length(payload) FROM events
+  WHERE position IN (SELECT value FROM json_each(?)) AND version > ? ORDER BY version LIMIT ?"""
+# Overwritten before they go: a page that is only freed keeps what was in it.
+_OVERWRITE_ROWS = """UPDATE messages SET payload = CAST(zeroblob(octet_length(payload)) AS TEXT)
+  WHERE position IN (SELECT value FROM json_each(?)) AND payload IS NOT NULL"""
+_DELETE_ROWS = "DELETE FROM messages WHERE position IN (SELECT value FROM json_each(?))"
+_TAKE_CONTENT = "UPDATE messages SET removed = 1, payload = NULL WHERE position IN (SELECT value FROM json_each(?))"
 # The tree needs the commitment of an event whose payload is gone, to make its leaf from its record again.
-_KEEP_COMMITMENTS = """INSERT INTO commitments
-  SELECT position, commitment(salt, payload) FROM events
-  WHERE stream = ? AND position < ? AND payload IS NOT NULL AND salt IS NOT NULL"""
-_REMOVE_PAYLOADS = "UPDATE events SET payload = NULL, salt = NULL WHERE stream = ? AND position < ?"
-_REWRITTEN = "UPDATE erasures SET rewritten = TRUE WHERE position = ?"
-_DONE = "DELETE FROM erasures WHERE position = ?"
-
-_FORKS = """SELECT s.session_id, e.payload ->> '$.forked_from.session_id'
-  FROM events AS e JOIN streams AS s ON s.key = e.stream
-  WHERE e.position IN (SELECT value FROM json_each(?)) AND instr(e.payload, '"forked_from"')"""
-_USERS = """SELECT s.session_id, e.payload ->> '$.user_id', e.payload ->> '$.changes.user_id',
-    e.type = 'session.created' OR json_type(e.payload, '$.changes.user_id') IS NOT NULL
-  FROM events AS e JOIN streams AS s ON s.key = e.stream
-  WHERE e.position IN (SELECT value FROM json_each(?)) AND e.payload IS NOT NULL ORDER BY e.position"""
-POSITIONS_A_READ = 20_000
-"""So many events are looked at in one read of the ledger."""
+_KEEP_COMMITMENTS = """INSERT INTO commitments SELECT position, commitment(salt, payload) FROM events
+  WHERE position IN (SELECT value FROM json_each(?)) AND payload >= x'01'"""
+_OVERWRITE_PAYLOADS = """UPDATE events SET payload = zeroblob(length(payload)), salt = zeroblob(16)
+  WHERE position IN (SELECT value FROM json_each(?)) AND payload >= x'01'"""
+_SET_CLEARED = "UPDATE erasures SET cleared = TRUE WHERE position IN (SELECT value FROM json_each(?))"
+_FORGET = "DELETE FROM erasures WHERE position IN (SELECT value FROM json_each(?))"
+_FORGET_SCRUBBED = """DELETE FROM erasures
+  WHERE cleared AND position IN (SELECT value FROM json_each((SELECT scrubbed FROM views)))"""
+_IS_SCRUBBED = "SELECT NOT EXISTS (SELECT 1 FROM erasures WHERE position = ?)"
+_OLDEST_UNSCRUBBED = (
+    """SELECT count(*), min(events.recorded_at) FROM erasures JOIN events USING (position) WHERE cleared"""
+)
 
 
-class Erasure(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the list: which session of which ledger was erased, when, why and by whom."""
+class State(enum.Enum):
+    """How far the erasures are behind a step."""
 
-    ledger_id: str
-    tenant: str
-    session: str
-    position: int
-    time: str
-    reason: str
-    actor: str
+    MORE = enum.auto()
+    """There is another step to do."""
+    HELD = enum.auto()
+    """A reader holds a write-ahead log, or it is being copied: the last step has to be tried again."""
+    DONE = enum.auto()
 
 
-def to_rewrite(ledger_db: Connection) -> bool:
-    """Whether there is an erasure whose content may still be in the files."""
-    return bool(ledger_db.execute(_TO_REWRITE).get)
+class _Phase(enum.Enum):
+    VIEWS = enum.auto()
+    LEDGER = enum.auto()
+    LOGS = enum.auto()
 
 
-def finish(committer: Committer, *, wait_ms: int) -> bool:
-    """Do what is left to do of every recorded erasure. For the one writer, between two groups.
+class _Work:
+    """One erasure that is carried out: the events of *stream* below *version*, or those at *positions*."""
 
-    Args:
-        committer: Open, its views too.
-        wait_ms: How long to wait for readers to let go of the write-ahead logs.
+    def __init__(self, position: int, stream: int, version: int, positions: Sequence[int] | None) -> None:
+        self.position = position
+        self.stream = stream
+        self.version = version
+        self.positions = positions
+        self.phase = _Phase.VIEWS
+        self.only_views = False
+        self.reached = 0
+        """The version up to which the phase is done."""
 
-    Returns:
-        Whether all is done. If not, a reader holds a log; call it again later.
+    def rows(self, db: Connection, limit: int) -> list[tuple[int, int, int | None]]:
+        """The position, version and payload's length of the next events to erase."""
+        if self.positions is None:
+            rows: list[Any] = db.execute(_ROWS, (self.stream, self.reached, self.version, limit)).fetchall()
+        else:
+            rows = db.execute(_ROWS_NAMED, (_json(self.positions), self.reached, limit)).fetchall()
+        return rows
 
-    Raises:
-        StorageFull, Overloaded, CommitFailed, SQLError: it could not be done now; call it again later.
-    """
-    db, location = committer.ledger, committer.location
-    pending: list[tuple[Any, ...]] = db.execute(_PENDING).fetchall()
-    fresh = [(position, stream) for position, stream, rewritten in pending if not rewritten]
-    if fresh:
-        committer.catch_up()
+    def end_phase(self) -> None:
+        """The phase is done for all of its events."""
+        self.phase = _Phase.LEDGER if self.phase is _Phase.VIEWS else _Phase.LOGS
+        self.reached = 0
+
+
+class Eraser:
+    """The erasures of one ledger, carried out by its writer in small steps."""
+
+    def __init__(self, committer: Committer, copy_logs: Callable[[], bool] | None = None) -> None:
+        """*copy_logs*, if there is somebody who does that beside, has the logs copied back and says whether they are."""
+        self._committer = committer
+        self._copy_logs = copy_logs
+        self._works: dict[int, _Work] = {}
+        self._listed: set[int] | None = None
+        self._tries = 0
+
+    @property
+    def unfinished(self) -> list[int]:
+        """The positions of the erasures that are recorded and not finished, as far as `step` knows, in order."""
+        return sorted(work.position for work in self._works.values() if not work.only_views)
+
+    def step(self) -> State:
+        """Do the next step of those that are recorded. For the one writer, between two groups.
+
+        Raises:
+            StorageFull, Overloaded, CommitFailed, SQLError, OSError: it could not be done now; call it again later.
+        """
+        self._committer.catch_up()
+        self._load()
+        if not self._works:
+            return State.DONE
+        for phase in (_Phase.VIEWS, _Phase.LEDGER):
+            works = [work for work in self._works.values() if work.phase is phase]
+            if works:
+                self._clear(phase, works)
+                return State.MORE
+        if not self._truncate():
+            return State.HELD
+        self._finish()
+        return State.MORE
+
+    def clear_views_again(self) -> None:
+        """Other views have taken the place of those that were cleared: the next steps clear these too."""
+        rows: list[tuple[Any, ...]] = self._committer.ledger.execute(_CLEARED).fetchall()
+        for position, stream in rows:
+            work = self._works.setdefault(position, self._work(position, stream))
+            work.only_views = True
+        for work in self._works.values():
+            work.phase, work.reached = _Phase.VIEWS, 0
+
+    def note_scrubbed(self) -> None:
+        """Forget the erasures of which nothing can be in the live views, once no others are there."""
+        committer = self._committer
+        if len(committer.location.generations()) > 1:
+            committer.views.discard_older()
+        with database.immediate(committer.ledger):
+            committer.ledger.execute(_FORGET_SCRUBBED)
+
+    def _load(self) -> None:
+        """Look for erasures that were recorded since, and have them on the list beside the ledger."""
+        rows: list[tuple[Any, ...]] = self._committer.ledger.execute(_UNFINISHED).fetchall()
+        new = [self._work(position, stream) for position, stream in rows if position not in self._works]
+        if not new:
+            return
+        location = self._committer.location
         if not location.memory:
             _remove_leftovers(location)
-            _list(db, location, [position for position, _ in fresh])
-        _remove_payloads(db, fresh)
-        if not location.memory:
-            # Zeroing what is freed (secure_delete) is not enough: SQLite leaves copies of rows in the unused part of
-            # a page when it moves them to another one. A file that is written anew has only what is in its tables.
-            for name in (location.ledger, committer.views.name):
-                database.write_anew(name, location, committer.settings)
+            self._list([work.position for work in new])
+        self._works.update({work.position: work for work in new})
+
+    def _work(self, position: int, stream: int) -> _Work:
+        (record,) = ledger.read_positions(self._committer.ledger, [position])
+        data = record.event.data
+        return _Work(
+            position, stream, record.event.version, data.positions if isinstance(data, MessageErased) else None
+        )
+
+    def _list(self, positions: list[int]) -> None:
+        db, path = self._committer.ledger, Path(self._committer.location.ledger + LIST)
+        ledger_id = ledger.identity(db)
+        if self._listed is None:  # a crash may have come between the list and the rest
+            self._listed = erasure_list.listed_positions(path, ledger_id, positions)
+        listed, self._listed = self._listed, set()
+        records = ledger.read_positions(db, [position for position in positions if position not in listed])
+        entries = [_entry(record.event, ledger_id) for record in records]
+        if entries:
+            erasure_list.add(path, entries)
+
+    def _clear(self, phase: _Phase, works: Sequence[_Work]) -> None:
+        """One transaction's worth of *works*."""
+        db = self._committer.ledger
+        rows_left, bytes_left = ROWS_A_STEP, BYTES_A_STEP
+        whole: list[int] = []  # of sessions
+        single: list[int] = []  # of messages in sessions that go on
+        reached: list[tuple[_Work, int, bool]] = []
+        for work in works:
+            rows = work.rows(db, rows_left)
+            count = _fitting([length or 0 for _, _, length in rows], bytes_left, at_least=not reached)
+            (whole if work.positions is None else single).extend(position for position, _, _ in rows[:count])
+            is_last = count == len(rows) < rows_left
+            reached.append((work, rows[count - 1][1] if count else work.reached, is_last))
+            rows_left -= count
+            bytes_left -= sum(length or 0 for _, _, length in rows[:count])
+            if not is_last or rows_left <= 0:
+                break
         with database.immediate(db):
-            db.executemany(_REWRITTEN, [(position,) for position, _ in fresh])
-    if pending and not location.memory:
-        if not database.cut_logs(db, wait_ms=wait_ms):
+            if phase is _Phase.VIEWS:
+                db.execute(_OVERWRITE_ROWS, (_json([*whole, *single]),))
+                db.execute(_DELETE_ROWS, (_json(whole),))
+                db.execute(_TAKE_CONTENT, (_json(single),))
+            else:
+                db.create_scalar_function("commitment", _commitment, 2, deterministic=True)
+                db.execute(_KEEP_COMMITMENTS, (_json([*whole, *single]),))
+                db.execute(_OVERWRITE_PAYLOADS, (_json([*whole, *single]),))
+        for work, version, is_last in reached:
+            work.reached = version
+            if is_last and work.only_views:
+                del self._works[work.position]
+            elif is_last:
+                work.end_phase()
+
+    def _truncate(self) -> bool:
+        """Have nothing in the write-ahead logs; False where a reader or a copy is in the way."""
+        if self._committer.location.memory:
+            return True
+        if self._copy_logs is not None and not self._copy_logs():
             return False
-        sync_folder(location.folder)  # views of before, which are removed, have it too
-    if pending:
-        with database.immediate(db):
-            db.executemany(_DONE, [(position,) for position, _, _ in pending])
-    return True
+        wait_ms = TRUNCATE_WAITS_MS[min(self._tries, len(TRUNCATE_WAITS_MS) - 1)]
+        self._tries += 1
+        return database.truncate_logs(self._committer.ledger, ("main", "views"), wait_ms=wait_ms)
+
+    def _finish(self) -> None:
+        done = [position for position, work in self._works.items() if work.phase is _Phase.LOGS]
+        with database.immediate(self._committer.ledger):
+            # What is in memory has no copies that anybody could find.
+            query = _FORGET if self._committer.location.memory else _SET_CLEARED
+            self._committer.ledger.execute(query, (_json(done),))
+        for position in done:
+            del self._works[position]
+        self._tries = 0
 
 
-def _remove_leftovers(location: Location) -> None:
-    """Remove what a crash of a restore or a first start has left: whoever holds the ledger knows that none runs."""
-    for path in location.folder.glob(f"{glob.escape(Path(location.ledger).name)}.new*"):
-        path.unlink(missing_ok=True)
+def _fitting(lengths: Sequence[int], bytes_max: int, *, at_least: bool) -> int:
+    """How many of the rows, from the first on, have *bytes_max* bytes together; one in any case if *at_least*."""
+    total = 0
+    for number, length in enumerate(lengths):
+        total += length
+        if total > bytes_max and (number or not at_least):
+            return number
+    return len(lengths)
 
 
-def _remove_payloads(db: Connection, erasures: list[tuple[int, int]]) -> None:
-    db.create_scalar_function("commitment", _commitment, 2, deterministic=True)
-    with database.zeroing(db), database.immediate(db):
-        for position, stream in erasures:
-            db.execute(_KEEP_COMMITMENTS, (stream, position))
-            db.execute(_REMOVE_PAYLOADS, (stream, position))
+def _json(positions: Sequence[int]) -> str:
+    return msgspec.json.encode(positions).decode()
 
 
 def _commitment(*values: SQLiteValue) -> SQLiteValue:
@@ -130,51 +271,70 @@ def _commitment(*values: SQLiteValue) -> SQLiteValue:
     return commitment(salt, payload)
 
 
-def _list(db: Connection, location: Location, positions: list[int]) -> None:
-    """Add to the list what is not there yet, and have it on the disk."""
-    path = Path(location.ledger + LIST)
-    ledger_id = ledger.identity(db)
-    listed = {(each.ledger_id, each.tenant, each.session, each.position) for each in listed_in(path)}
-    lines = []
-    for record in ledger.read_positions(db, positions):
-        event = record.event
-        if not isinstance(event.data, SessionErased):
-            raise TypeError("only erasures are listed")
-        if (ledger_id, event.tenant_id, event.session_id, event.position) in listed:
-            continue
-        line = Erasure(
-            ledger_id=ledger_id,
-            tenant=event.tenant_id,
-            session=event.session_id,
-            position=event.position,
-            time=format_us(event.recorded_at),
-            reason=event.data.reason,
-            actor=event.actor,
-        )
-        lines.append(msgspec.json.encode(line) + b"\n")
-    if not lines:
-        return
-    # Written anew, not added to: of a write at the end a power cut may leave the line's end without its beginning.
-    text = path.read_bytes() if path.exists() else b""
-    unfinished = path.with_name(path.name + ".new")
-    descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "r+b") as file:
-        file.write(text[: text.rfind(b"\n") + 1])
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    put_in_place(str(unfinished), str(path))
+def _remove_leftovers(location: Location) -> None:
+    """Remove what a crash of a restore or a first start has left: whoever holds the ledger knows that none runs."""
+    for path in location.folder.glob(f"{glob.escape(Path(location.ledger).name)}.new*"):
+        path.unlink(missing_ok=True)
 
 
-def listed_in(path: Path) -> Iterator[Erasure]:
-    """The erasures in the list at *path*, the oldest first; none where there is no such file.
+def _entry(event: Event, ledger_id: str) -> Erasure:
+    data = event.data
+    if not isinstance(data, (SessionErased, MessageErased)):
+        raise TypeError("only erasures are listed")
+    return Erasure(
+        ledger_id=ledger_id,
+        tenant=event.tenant_id,
+        session=event.session_id,
+        message=data.message_id if isinstance(data, MessageErased) else None,
+        position=event.position,
+        time=format_us(event.recorded_at),
+        reason=data.reason,
+        actor=event.actor,
+    )
+
+
+def unscrubbed(ledger_db: Connection) -> tuple[int, int]:
+    """How many finished erasures may still have copies in the views' file, and the µs at which the first was recorded."""
+    rows: list[tuple[Any, ...]] = ledger_db.execute(_OLDEST_UNSCRUBBED).fetchall()
+    return rows[0][0], rows[0][1] or 0
+
+
+def is_scrubbed(ledger_db: Connection, position: int) -> bool:
+    """Whether the erasure at *position* is finished and no copy can be in the views' file."""
+    return bool(ledger_db.execute(_IS_SCRUBBED, (position,)).get)
+
+
+def finish(committer: Committer, *, wait_ms: int) -> bool:
+    """Carry out all erasures that are recorded, where nobody else writes meanwhile.
+
+    Returns:
+        Whether all is done. If not, a reader has held a log for *wait_ms*: whoever writes next goes on.
 
     Raises:
-        msgspec.DecodeError: a whole line of it is none of ours.
+        StorageFull, Overloaded, CommitFailed, SQLError, OSError: as `Eraser.step`.
     """
-    text = path.read_bytes() if path.exists() else b""
-    for line in text[: text.rfind(b"\n") + 1].splitlines():
-        yield msgspec.json.decode(line, type=Erasure)
+    eraser = Eraser(committer)
+    committer.catch_up()
+    eraser.note_scrubbed()
+    eraser.clear_views_again()
+    until_s = math.inf
+    while (state := eraser.step()) is not State.DONE:
+        if state is State.HELD:
+            until_s = min(until_s, time.monotonic() + wait_ms / 1000)
+            if time.monotonic() >= until_s:
+                return False
+            time.sleep(TRY_PAUSE_S)
+    return True
+
+
+def finish_now(committer: Committer) -> None:
+    """As `finish`, where nobody will do it later.
+
+    Raises:
+        ErasurePending: somebody reads the files, so that the logs cannot be truncated.
+    """
+    if not finish(committer, wait_ms=committer.settings.busy_timeout_ms):
+        raise ErasurePending
 
 
 def reapply(committer: Committer, listed: Path) -> int:
@@ -192,11 +352,11 @@ def reapply(committer: Committer, listed: Path) -> int:
 
     Raises:
         DomainError, CommitFailed: the storage failed; call it again.
-        ErasurePending: somebody reads the files, so that the logs cannot be cut; call it again.
+        ErasurePending: somebody reads the files, so that the logs cannot be truncated; call it again.
     """
     ledger_id = ledger.identity(committer.ledger)
     count = 0
-    for entry in list(listed_in(listed)):
+    for entry in list(erasure_list.listed_in(listed)):
         stream = ledger.find_stream(committer.ledger, entry.tenant, entry.session)
         if entry.ledger_id != ledger_id or stream is None or ledger.is_erased(committer.ledger, stream):
             continue
@@ -216,45 +376,3 @@ def erase(committer: Committer, *, tenant_id: str, session_id: str, reason: str,
     (outcome,) = committer.commit([submission])
     if isinstance(outcome, DomainError):
         raise outcome
-
-
-def finish_now(committer: Committer) -> None:
-    """As `finish`, where nobody will do it later.
-
-    Raises:
-        ErasurePending: somebody reads the files, so that the logs cannot be cut.
-    """
-    if not finish(committer, wait_ms=committer.settings.busy_timeout_ms):
-        raise ErasurePending
-
-
-def positions_of(views_db: Connection, tenant_id: str, event_type: str) -> list[int]:
-    """Where a tenant's events of one type are."""
-    return feed.positions(views_db, tenant_id, after=0, limit=_ALL, event_type=event_type)
-
-
-def forks_among(ledger_db: Connection, positions: list[int]) -> list[tuple[str, str]]:
-    """Of the `session.created` events at *positions* those of forks: (the fork, its source)."""
-    rows: list[tuple[Any, ...]] = ledger_db.execute(_FORKS, (msgspec.json.encode(positions).decode(),)).fetchall()
-    return [(fork, source) for fork, source in rows]
-
-
-def copies_of(session_id: str, forks: list[tuple[str, str]]) -> list[str]:
-    """Which of *forks* hold copies of a session: its forks, and theirs."""
-    found = {session_id}
-    while more := {fork for fork, source in forks if source in found} - found:
-        found |= more
-    return sorted(found - {session_id})
-
-
-def sessions_of_user(views_db: Connection, ledger_db: Connection, tenant_id: str, user_id: str) -> list[str]:
-    """The ids of a user's sessions, deleted ones too; erased ones no longer say whose they were."""
-    places = [place for kind in (SESSION_CREATED, SESSION_UPDATED) for place in positions_of(views_db, tenant_id, kind)]
-    owners: dict[str, str | None] = {}
-    places.sort()
-    for start in range(0, len(places), POSITIONS_A_READ):
-        wanted = msgspec.json.encode(places[start : start + POSITIONS_A_READ]).decode()
-        for session_id, made_for, changed_to, says in ledger_db.execute(_USERS, (wanted,)):
-            if says:
-                owners[session_id] = made_for or changed_to
-    return sorted(session_id for session_id, owner in owners.items() if owner == user_id)

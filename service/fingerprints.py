@@ -39,7 +39,7 @@ def salted(request: bytes, salt: bytes | None, others: Sequence[bytes | None]) -
     return hmac.digest(salt, b"".join(parts), hashlib.sha256)
 
 
-def salted_in_sql(*values: int | float | bytes | str | None) -> bytes:
+def salted_in_sql(*values: float | bytes | str | None) -> bytes:
     """`salted` for the migration: the digest, the salt, and the other salts in hexadecimal, separated by blanks."""
     request, salt, others = values
     if not isinstance(request, bytes) or not isinstance(salt, bytes) or not isinstance(others, str):

@@ -10,10 +10,11 @@ from projections import messages as message_rows
 from projections import sessions as session_rows
 from projections.views import Views
 from service import idempotency, ledger
-from service.clock import now_us
+from service.clock import now_us, parse_us
 from service.commands import (
     Command,
     Context,
+    ContinueFork,
     CreateKey,
     CreateSession,
     Decision,
@@ -23,14 +24,15 @@ from service.commands import (
     RemoveMessage,
     RevokeKey,
     StoredMessage,
+    Unfinished,
     decide,
     named_ids,
 )
 from service.database import Connection
 from service.documents import message_document, stored_message_document
 from service.errors import DomainError, IdempotencyMismatch
-from service.events import SESSION_ERASED, Event, MessageAppended, type_of
-from service.idempotency import Answer, IdempotencyKey
+from service.events import SESSION_ERASED, Event, MessageAppended, SessionCreated, type_of
+from service.idempotency import Answer, IdempotencyKey, Salts
 from service.keys import KeyRing
 from service.ledger import Record, Stream
 from service.state import SessionState, evolve
@@ -148,7 +150,14 @@ class Group:
         self.answers: dict[tuple[str, str], tuple[str, IdempotencyKey, Answer]] = {}  # by tenant and the key itself
         self.states = states
         self.keyring = keyring
+        self.finished: list[int] = []
+        """Streams of sessions whose making is at its end, or was given up."""
         self._taken: set[tuple[str, str]] | None = None  # of the sessions that the group wants to make
+        self._new_streams: dict[tuple[str, str], int] = {}
+        self._newest: dict[int, Event] = {}  # of each stream that the group has changed
+        self._unfinished: dict[int, ledger.Unfinished] = {}  # of the streams that the group has made
+        self._uncertain: set[tuple[str, str]] = set()
+        """Sessions that readers see from this group on, and whose state is not known here."""
         self._added: dict[int, dict[str, StoredMessage]] = {}
         self._appended: dict[int, list[Event]] = {}
 
@@ -158,6 +167,7 @@ class Group:
         self.position += len(events)
         if events:
             self._appended.setdefault(events[0].stream, []).extend(events)
+            self._newest[events[0].stream] = events[-1]
 
     def _messages(self, stream: int) -> dict[str, StoredMessage]:
         """The messages that were added to *stream* so far, by their ids.
@@ -190,9 +200,35 @@ class Group:
         version = events[-1].version if events else unchanged
         accepted = Accepted(version, state, decision.shown, first)
         if key is not None:
-            answer = Answer(stream, version, accepted.positions(self.events))
+            answer = Answer(stream, version, accepted.positions(self.events), len(events))
             self.answers[submission.tenant_id, key.key] = submission.tenant_id, key, answer
+        if events and isinstance(submission.command, EraseSession):
+            self._erase_unfinished_forks(submission, stream)
         return accepted
+
+    def _erase_unfinished_forks(self, submission: Submission, source: int) -> None:
+        """With a session the forks of it go that are not finished: they would get more copies of it."""
+        forks = ledger.unfinished_streams(self._ledger, source=source)
+        forks += [stream for stream, found in self._unfinished.items() if found.source == source]
+        for stream in forks:
+            if stream in self.finished:
+                continue
+            tenant_id, session_id = self._owner(stream)
+            fork = msgspec.structs.replace(submission, session_id=session_id, expected_version=None, user_id=None)
+            self.decide(msgspec.structs.replace(fork, idempotency_key=None))
+
+    def _owner(self, stream: int) -> tuple[str, str]:
+        for owner, made in self._new_streams.items():
+            if made == stream:
+                return owner
+        return ledger.owner_of(self._ledger, stream)
+
+    def salts(self, records: Sequence[Record]) -> Salts:
+        """Those of *records*, the group's, for the fingerprints of the requests that became them."""
+        return Salts(
+            {record.event.position: record.salt for record in records},
+            {(record.event.stream, record.event.version): record.salt for record in records},
+        )
 
     def _answered(self, tenant_id: str, key: IdempotencyKey) -> Answer | None:
         """The first answer under *key*, in this group or before."""
@@ -209,6 +245,8 @@ class Group:
         if isinstance(command, (CreateKey, RevokeKey)):
             stream = self._ended(tenant_id, session_id)
             return Context(session_id, None, stream is not None, {}, ended=stream, keys=self.keyring)
+        if isinstance(command, ContinueFork):
+            return Context(session_id, None, False, {}, unfinished=self._find_unfinished(tenant_id, session_id))
         making = isinstance(command, (CreateSession, ForkSession))
         taken = making and self._is_taken(tenant_id, session_id)
         # A session that is to be made is either taken, and what it is does not matter, or not there.
@@ -223,13 +261,30 @@ class Group:
         return Context(session_id, state, taken, stored, source, ended)
 
     def _ended(self, tenant_id: str, session_id: str) -> Ended | None:
-        """The session, if there ever was one and readers no longer see it."""
-        new = [event for event in self.events if (event.tenant_id, event.session_id) == (tenant_id, session_id)]
-        stream = new[0].stream if new else ledger.find_stream(self._ledger, tenant_id, session_id)
+        """The session, if there ever was one, and whether it is erased."""
+        stream = self._find_stream(tenant_id, session_id)
         if stream is None:
             return None
-        erased = ledger.is_erased(self._ledger, stream) or any(event.type == SESSION_ERASED for event in new)
-        return Ended(stream, new[-1].version if new else ledger.version_of(self._ledger, stream), erased)
+        newest = self._newest.get(stream)
+        if newest is not None:
+            return Ended(stream, newest.version, newest.type == SESSION_ERASED)
+        return Ended(stream, ledger.version_of(self._ledger, stream), ledger.is_erased(self._ledger, stream))
+
+    def _find_unfinished(self, tenant_id: str, session_id: str) -> Unfinished | None:
+        """The session, if its making is not at its end."""
+        stream = self._find_stream(tenant_id, session_id)
+        if stream is None or stream in self.finished:
+            return None
+        found = self._unfinished.get(stream) or ledger.find_unfinished(self._ledger, stream)
+        if found is None:
+            return None
+        newest = self._newest.get(stream)
+        version = ledger.version_of(self._ledger, stream) if newest is None else newest.version
+        return Unfinished(stream, version, found.visible_at)
+
+    def _find_stream(self, tenant_id: str, session_id: str) -> int | None:
+        new = self._new_streams.get((tenant_id, session_id))
+        return ledger.find_stream(self._ledger, tenant_id, session_id) if new is None else new
 
     def _is_taken(self, tenant_id: str, session_id: str) -> bool:
         """Whether there ever was such a session."""
@@ -249,6 +304,8 @@ class Group:
 
     def _state(self, tenant_id: str, session_id: str) -> SessionState | None:
         key = (tenant_id, session_id)
+        if key in self._uncertain:
+            return None
         if key not in self.states:
             self.states[key] = session_rows.find(self._views.db, tenant_id, session_id)
         return self.states[key]
@@ -273,6 +330,7 @@ class Group:
         stream = Stream(self.next_stream, submission.tenant_id, submission.session_id)
         self.next_stream += 1
         self.streams.append(stream)
+        self._new_streams[submission.tenant_id, submission.session_id] = stream.key
         if self._taken is not None:
             self._taken.add((submission.tenant_id, submission.session_id))
         return stream.key
@@ -297,15 +355,62 @@ class Group:
         ]
 
     def _advance(self, submission: Submission, context: Context, events: list[Event]) -> SessionState | None:
-        """Let the group know of *events*, and return the session's state behind them."""
+        """Let the group know of *events*, and return the state of the session behind them, if readers see one."""
         self._note(events)
-        if isinstance(submission.command, RemoveMessage):
-            removed = submission.command.message_id
-            noted = self._messages(events[0].stream)
-            noted[removed] = msgspec.structs.replace(context.stored[removed], removed=True)
         if context.keys is not None:
             self.keyring = self.keyring.after(events)
             return None
+        where = (submission.tenant_id, submission.session_id)
+        if context.unfinished is not None:
+            return self._advance_unfinished(where, context.unfinished, events)
         state = evolve(context.state, events) if events else context.state
-        self.states[submission.tenant_id, submission.session_id] = state
+        if isinstance(submission.command, RemoveMessage):
+            state = self._without(state, context.stored[submission.command.message_id])
+        elif events and events[-1].type == SESSION_ERASED:
+            self.finished.append(events[-1].stream)
+        if state is not None and isinstance(submission.command, ForkSession):
+            state = self._advance_fork(where, state, events)
+        self.states[where] = state
         return state
+
+    def _advance_unfinished(
+        self, where: tuple[str, str], unfinished: Unfinished, events: Sequence[Event]
+    ) -> SessionState | None:
+        if events and events[-1].version >= unfinished.visible_at:
+            self.finished.append(unfinished.stream)
+            # Readers see it from now on: whoever asks next finds it in the views.
+            self.states.pop(where, None)
+            self._uncertain.add(where)
+        return None
+
+    def _advance_fork(
+        self, where: tuple[str, str], state: SessionState, events: Sequence[Event]
+    ) -> SessionState | None:
+        """The state of a fork that was just begun, if that was all of it."""
+        if state.is_finished:
+            self.finished.append(state.stream)
+            return state
+        data = events[0].data
+        if isinstance(data, SessionCreated) and data.forked_from is not None:
+            source = self._find_stream(where[0], data.forked_from.session_id)
+            self._unfinished[state.stream] = ledger.Unfinished(data.visible_at, source)
+        return None
+
+    def _without(self, state: SessionState | None, removed: StoredMessage) -> SessionState | None:
+        """*state* behind the removal of a message: the newest that is left is the last one."""
+        data = removed.event.data
+        if state is None or not isinstance(data, MessageAppended):
+            return state
+        noted = self._messages(state.stream)
+        noted[data.message.id] = msgspec.structs.replace(removed, removed=True)
+        gone = {message_id for message_id, found in noted.items() if found.removed}
+        newest: Event | None = None
+        for found in noted.values():
+            if not found.removed and (newest is None or found.event.version > newest.version):
+                newest = found.event
+        if newest is not None and isinstance(newest.data, MessageAppended):
+            given = newest.data.message.created_at
+            last_us = newest.recorded_at if given is UNSET else parse_us(given)
+            return msgspec.structs.replace(state, last_message_at_us=last_us)
+        last = message_rows.newest_visible_us(self._views.db, state.stream, passing_over=gone)
+        return msgspec.structs.replace(state, last_message_at_us=last)

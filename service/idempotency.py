@@ -110,7 +110,10 @@ def _salted(connection: Connection, key: IdempotencyKey, answer: Answer, known: 
     else:
         others = [known.by_position.get(position) for position in answer.positions]
         if None in others:
-            stored = dict(connection.execute(_SALTS_AT, (msgspec.json.encode(answer.positions).decode(),)).fetchall())
+            wanted = msgspec.json.encode(answer.positions).decode()
+            stored: dict[int, bytes | None] = {
+                place: found for place, found in connection.execute(_SALTS_AT, (wanted,))
+            }
             others = [stored.get(position) for position in answer.positions]
     salt = known.by_version.get((stream, version))
     if salt is None:

@@ -36,6 +36,9 @@ _READ_AFTER = f"{_COLUMNS} WHERE e.position > ? ORDER BY e.position LIMIT ?"
 _READ_STREAM = f"{_COLUMNS} WHERE e.stream = ? AND e.version > ? AND e.version <= ? ORDER BY e.version LIMIT ?"
 _READ_STREAM_ROWS = """SELECT position, stream, version, type, schema, recorded_at, payload FROM events
   WHERE stream = ? AND version > ? AND version <= ? ORDER BY version LIMIT ?"""
+_READ_CHANGES = f"""{_COLUMNS} WHERE e.stream = ? AND e.version <= ?
+  AND e.type IN ('session.created', 'session.updated', 'session.deleted', 'session.restored', 'session.erased')
+  ORDER BY e.version"""
 _OWNER = "SELECT tenant_id, session_id FROM streams WHERE key = ?"
 _READ_POSITIONS = f"{_COLUMNS} WHERE e.position IN (SELECT value FROM json_each(?)) ORDER BY e.position"
 _COMMITMENT = "SELECT commitment FROM commitments WHERE position = ?"
@@ -43,6 +46,11 @@ _VERSION_AT = "SELECT max(version) FROM events WHERE stream = ? AND recorded_at 
 
 _LAST_TYPE = "SELECT type FROM events WHERE stream = ? ORDER BY version DESC LIMIT 1"
 _IS_ERASABLE = "SELECT EXISTS (SELECT 1 FROM erasable WHERE position = ?)"
+
+_UNFINISHED = "SELECT visible_at, source FROM unfinished WHERE stream = ?"
+_UNFINISHED_FORKS = "SELECT stream FROM unfinished WHERE source = ? ORDER BY stream"
+_ALL_UNFINISHED = "SELECT stream FROM unfinished ORDER BY stream"
+_FINISH = "DELETE FROM unfinished WHERE stream IN (SELECT value FROM json_each(?))"
 
 _LAST_VERSION = 2**63 - 1
 
@@ -60,6 +68,13 @@ class Stream(NamedTuple):
     key: int
     tenant_id: str
     session_id: str
+
+
+class Unfinished(NamedTuple):
+    """What is known of a session that readers do not see yet: from which version on they do, and a fork's source."""
+
+    visible_at: int
+    source: int | None
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -229,6 +244,26 @@ def may_be_erased(connection: Connection, stream: int, position: int) -> bool:
 
 
 @_reading()
+def find_unfinished(connection: Connection, stream: int) -> Unfinished | None:
+    """What is known of a session whose making is not at its end; None of any other."""
+    row = connection.execute(_UNFINISHED, (stream,)).fetchone()
+    return None if row is None else Unfinished(row[0], row[1])
+
+
+@_reading()
+def unfinished_streams(connection: Connection, *, source: int | None = None) -> list[int]:
+    """The sessions whose making is not at its end: all of them, or the forks of one stream."""
+    if source is None:
+        return [stream for (stream,) in connection.execute(_ALL_UNFINISHED)]
+    return [stream for (stream,) in connection.execute(_UNFINISHED_FORKS, (source,))]
+
+
+def note_finished(connection: Connection, streams: Sequence[int]) -> None:
+    """The making of *streams* is at its end, or was given up. The caller holds the write transaction."""
+    connection.execute(_FINISH, (msgspec.json.encode(streams).decode(),))
+
+
+@_reading()
 def version_at(connection: Connection, stream: int, time_us: int) -> int:
     """The newest version that was recorded at or before *time_us*; 0 if none was.
 
@@ -287,6 +322,12 @@ def read_stream(
     with _reading():
         for row in connection.execute(_READ_STREAM, (stream, after_version, to_version, limit)):
             yield _record(row)
+
+
+@_reading()
+def read_changes(connection: Connection, stream: int, to_version: int) -> list[Record]:
+    """The records up to *to_version* that say something of the session itself, and nothing of its messages."""
+    return [_record(row) for row in connection.execute(_READ_CHANGES, (stream, to_version))]
 
 
 def read_stream_rows(

@@ -119,8 +119,8 @@ def status_of(settings: Settings) -> Status:
     if views.generation:
         db = open_live(views, location, settings)
         reached = int(db.execute("SELECT position FROM views").get)
-        sessions = int(db.execute("SELECT count(*) FROM sessions").get)
-        messages = int(db.execute("SELECT count(*) FROM messages WHERE payload IS NOT NULL").get)
+        sessions = int(db.execute("SELECT count(*) FROM live_sessions").get)
+        messages = int(db.execute("SELECT coalesce(sum(message_count), 0) FROM live_sessions").get)
         db.close()
     status = Status(
         ledger=location.ledger,

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from service import backup, database, erasure, ledger, offline, tree
+from service import backup, database, erasure, erasure_list, ledger, offline, tree
 from service.clock import now_us
 from service.committer import hold
 from service.database import Connection
@@ -138,7 +138,7 @@ def _listed(path: Path) -> int:
         RefusedToStart: it cannot be read.
     """
     try:
-        return len(list(erasure.listed_in(path)))
+        return len(list(erasure_list.listed_in(path)))
     except (OSError, msgspec.DecodeError) as error:
         raise RefusedToStart(f"The list of erasures {path.name} cannot be read: {error}.") from error
 

@@ -124,6 +124,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Pages written to the write-ahead logs at which they are copied back into their databases."""
     idempotency_days: Annotated[int, Meta(ge=7)] = 30
     """How long an Idempotency-Key is remembered, in days; the contract's floor is 7."""
+    scrub_s: Positive = 3600
+    """Within how long after an erasure the views are built anew without what copies of it their file may have, in s."""
     shutdown_timeout_ms: Positive = 10_000
     """How long a stop waits for answers that are under way."""
     import_line_bytes_max: Positive = 256 * 1024 * 1024

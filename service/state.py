@@ -89,6 +89,21 @@ def evolve(state: SessionState | None, events: Sequence[Event]) -> SessionState 
     return state
 
 
+def made(first: Event, last: Event) -> SessionState | None:
+    """A session that was just made, by its first event and the last of the messages that it was made with.
+
+    None where these were erased since.
+    """
+    if not isinstance(first.data, SessionCreated):
+        return None
+    state = _created(first, first.data)
+    if last.version == first.version:
+        return state
+    if not isinstance(last.data, MessageAppended):
+        return None
+    return _appended(state, last, last.data, last.version - first.version)
+
+
 def _appended(state: SessionState, event: Event, data: MessageAppended, count: int) -> SessionState:
     """*state* after *count* messages, of which *event* added the last."""
     given = data.message.created_at

@@ -4,8 +4,6 @@ No handler holds a connection or a writer, only one of these or of `tenant_audit
 the tenant, and every session that it shows has passed `Reach.visible`.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -14,19 +12,20 @@ from msgspec import UNSET, UnsetType
 from projections import history, messages, sessions
 from projections.messages import Page
 from service import erasure, idempotency, ledger
-from service.clock import format_us
 from service.commands import Command, EraseSession, ForkSession
 from service.database import Connection
 from service.documents import stored_message_document
-from service.errors import Forbidden, InvalidRequest, NotFound, TooLarge
-from service.events import SESSION_CREATED, Event, ForkedFrom, Message, MessageAppended, MessageRemoved, SessionCreated
+from service.errors import Forbidden, InvalidRequest, NotFound
+from service.events import ForkedFrom, MessageAppended, SessionCreated, SessionErased
+from service.forking import Copies, ForkPlan, plan_of
+from service.forks import Forks
 from service.group import Committed
 from service.idempotency import Answer, IdempotencyKey
 from service.intake import message_bytes
 from service.reach import Reach, take
 from service.readers import NotShort, Readers
 from service.settings import Settings
-from service.state import NO_TRAITS, SessionState, evolve
+from service.state import SessionState, made
 from service.writer import Writer
 
 T = TypeVar("T")
@@ -41,10 +40,25 @@ class Written(msgspec.Struct, frozen=True, gc=False):
     replayed: bool = False
 
 
-class Erased(msgspec.Struct, frozen=True, gc=False):
-    """An erased session: the version of its last event, `session.erased`, and the sessions that hold copies."""
+class Erasure(msgspec.Struct, frozen=True, gc=False):
+    """How a session was erased: when, why, by whom, at which version, and how many events lost their payloads.
 
+    It is *scrubbed* once no copy can be in any file; else that is so by *scrub_by_us* (µs since the epoch).
+    """
+
+    erased_at_us: int
+    reason: str
+    actor: str
     version: int
+    events: int
+    scrubbed: bool
+    scrub_by_us: int
+
+
+class Erased(msgspec.Struct, frozen=True, gc=False):
+    """An erased session, and the sessions that hold copies of what it said."""
+
+    erasure: Erasure
     forks: list[str]
     replayed: bool
 
@@ -60,8 +74,9 @@ class SessionView(msgspec.Struct, frozen=True, gc=False):
 class Tenant:
     """One caller's conversations: made for each request."""
 
-    def __init__(self, reach: Reach, *, settings: Settings, writer: Writer, readers: Readers) -> None:
+    def __init__(self, reach: Reach, *, settings: Settings, writer: Writer, readers: Readers, forks: Forks) -> None:
         self.tenant_id = reach.tenant_id
+        self._forks = forks
         self.user_id = reach.caller.user_id
         self._reach = reach
         self._settings = settings
@@ -107,8 +122,7 @@ class Tenant:
         outcome = await self._writer.submit(submission, size_bytes=size_bytes)
         if isinstance(outcome, Committed):
             return Written(outcome.version, outcome.state, outcome.messages)
-        answer = outcome.answer
-        return await self._readers.run(lambda _views, ledger_db: _answer_again(ledger_db, answer))
+        return await self._again(outcome.answer)
 
     async def erase(
         self,
@@ -129,17 +143,22 @@ class Tenant:
         outcome = await self._writer.submit(submission, size_bytes=size_bytes)
         await self._writer.erased()
 
-        def place(views: Connection, ledger_db: Connection) -> tuple[int, list[int]]:
-            stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
-            version = 0 if stream is None else ledger.version_of(ledger_db, stream)
-            return version, erasure.positions_of(views, self.tenant_id, SESSION_CREATED)
+        def look(views: Connection, ledger_db: Connection) -> Erased:
+            found = _erasure(ledger_db, self.tenant_id, session_id, self._settings)
+            forks = sessions.forks(views, self.tenant_id, session_id)
+            return Erased(found, forks, not isinstance(outcome, Committed))
 
-        version, positions = await self._readers.run(place)
-        forks: list[tuple[str, str]] = []
-        for start in range(0, len(positions), erasure.POSITIONS_A_READ):
-            part = positions[start : start + erasure.POSITIONS_A_READ]
-            forks += await self._readers.run(_forks_among(part))
-        return Erased(version, erasure.copies_of(session_id, forks), not isinstance(outcome, Committed))
+        return await self._readers.run(look)
+
+    async def erasure(self, session_id: str) -> Erasure:
+        """What is known of a session's erasure.
+
+        Raises:
+            NotFound: the session was not erased, or never was.
+        """
+        return await self._readers.run(
+            lambda _views, ledger_db: _erasure(ledger_db, self.tenant_id, session_id, self._settings)
+        )
 
     async def replayed(self, key: IdempotencyKey) -> Written | None:
         """The first answer under *key*, or None where it is new.
@@ -147,12 +166,20 @@ class Tenant:
         Raises:
             IdempotencyMismatch: the key came with another request before.
         """
+        own = self._reach.own(key)
+        answer = await self._readers.run(lambda _views, ledger_db: idempotency.find(ledger_db, self.tenant_id, own))
+        return None if answer is None else await self._again(answer)
 
-        def query(_views: Connection, ledger_db: Connection) -> Written | None:
-            answer = idempotency.find(ledger_db, self.tenant_id, self._reach.own(key))
-            return None if answer is None else _answer_again(ledger_db, answer)
+    async def _again(self, answer: Answer) -> Written:
+        """What is answered to the repeat of a request, whose first try may have left a fork unfinished."""
+        if answer.positions is None:
+            await self._finished(answer.stream)
+        return await self._readers.run(lambda _views, ledger_db: _answer_again(ledger_db, answer))
 
-        return await self._readers.run(query)
+    async def _finished(self, stream: int) -> None:
+        """Wait until the session in *stream* is finished, if it is not."""
+        if await self._readers.run(lambda _views, ledger_db: ledger.find_unfinished(ledger_db, stream) is not None):
+            await self._forks.finish(stream)
 
     async def version(self, session_id: str) -> int:
         """The session's version: what a reader who has one already is asked for.
@@ -194,7 +221,7 @@ class Tenant:
             wanted = version or 0
             if time_us is not None:
                 wanted = ledger.version_at(ledger_db, now.stream, time_us)
-            if not 1 <= wanted <= now.version:
+            if not now.visible_at <= wanted <= now.version:
                 raise NotFound("version of this session")
             past = history.replay(ledger_db, now.stream, to_version=wanted)
             try:
@@ -266,33 +293,60 @@ class Tenant:
 
         return await self._readers.run_short(query)
 
-    async def fork_of(self, source_id: str, *, version: int | None, title: str | None) -> ForkSession:
-        """The command that copies a session as of *version*, or as it is now.
+    async def plan_fork(self, source_id: str, *, version: int | None, title: str | None) -> ForkPlan:
+        """What a fork of a session as of *version*, or as it is now, copies.
 
         Raises:
             NotFound: readers see no such session, or the caller's user did not have it at that version.
-            InvalidRequest: it was never at that version, or has too many messages.
+            InvalidRequest, TooLarge: it was never at that version, or is too large.
         """
 
-        def query(views: Connection, ledger_db: Connection) -> ForkSession:
+        def query(views: Connection, ledger_db: Connection) -> ForkPlan:
             state = self._reach.visible(views, source_id)
             wanted = state.version if version is None else version
-            if not 1 <= wanted <= state.version:
+            if not state.visible_at <= wanted <= state.version:
                 raise InvalidRequest(f"The session is at version {state.version}.", field="$.version")
-            events = list(islice(_events(ledger_db, state.stream, wanted), self._settings.fork_events_max + 1))
-            if len(events) > self._settings.fork_events_max:
-                raise InvalidRequest(
-                    f"The session has more than {self._settings.fork_events_max} events: too many to fork.",
-                    field="$.version",
-                )
-            fork = _fork(ForkedFrom(source_id, wanted), events, title)
-            if self.user_id not in {None, fork.created.user_id}:
+            source = ForkedFrom(source_id, wanted)
+            plan = plan_of(ledger_db, state.stream, source, title=title, settings=self._settings)
+            if self.user_id not in {None, plan.created.user_id}:
                 raise NotFound("session")
-            if sum(map(message_bytes, fork.messages)) > self._settings.fork_bytes_max:
-                raise TooLarge("session's messages", limit_bytes=self._settings.fork_bytes_max)
-            return fork
+            return plan
 
         return await self._readers.run(query)
+
+    async def fork(
+        self,
+        session_id: str,
+        plan: ForkPlan,
+        *,
+        size_bytes: int,
+        expected_version: int | None = None,
+        idempotency_key: IdempotencyKey | None = None,
+    ) -> Written:
+        """Make the fork *session_id* by *plan*, and wait until readers see it.
+
+        A long one is made in pieces. Once the first is there it goes on to its end, whoever waits for it.
+
+        Raises:
+            DomainError: it was refused, or the storage failed before anything was written.
+        """
+        copies = Copies(plan)
+        messages = await self._readers.run(lambda _views, ledger_db: copies.piece(ledger_db))
+        command = ForkSession(source=plan.source, created=plan.created, messages=messages, total=plan.total)
+        size_bytes += sum(map(message_bytes, messages))
+        submission = self._reach.submission(session_id, command, expected_version, idempotency_key)
+        outcome = await self._writer.submit(submission, size_bytes=size_bytes)
+        if not isinstance(outcome, Committed):
+            return await self._again(outcome.answer)
+        if outcome.state is not None:
+            return Written(outcome.version, outcome.state, None)
+
+        def find(_views: Connection, ledger_db: Connection) -> int | None:
+            return ledger.find_stream(ledger_db, self.tenant_id, session_id)
+
+        stream = _found(await self._readers.run(find), "session")
+        await self._forks.finish(stream)
+        return await self._readers.run(lambda _views, ledger_db: _made(ledger_db, stream, replayed=False))
 
 
 def _found(what: T | None, kind: str) -> T:
@@ -306,21 +360,24 @@ def _found(what: T | None, kind: str) -> T:
     return what
 
 
-def _forks_among(positions: list[int]) -> Callable[[Connection, Connection], list[tuple[str, str]]]:
-    return lambda _views, ledger_db: erasure.forks_among(ledger_db, positions)
-
-
-def _events(ledger_db: Connection, stream: int, to_version: int) -> Iterator[Event]:
-    return (record.event for record in ledger.read_stream(ledger_db, stream, to_version=to_version))
+def _erasure(ledger_db: Connection, tenant_id: str, session_id: str, settings: Settings) -> Erasure:
+    stream = ledger.find_stream(ledger_db, tenant_id, session_id)
+    if stream is None:
+        raise NotFound("session")
+    version = ledger.version_of(ledger_db, stream)
+    (last,) = ledger.read_stream(ledger_db, stream, after_version=version - 1)
+    event, data = last.event, last.event.data
+    if not isinstance(data, SessionErased):
+        raise NotFound("erasure")
+    scrubbed = erasure.is_scrubbed(ledger_db, event.position)
+    scrub_by_us = event.recorded_at + settings.scrub_s * 1_000_000
+    return Erasure(event.recorded_at, data.reason, event.actor, version, version - 1, scrubbed, scrub_by_us)
 
 
 def _answer_again(ledger_db: Connection, answer: Answer) -> Written:
     """The first answer of a command, made from the ledger: what came later does not show in it."""
     if answer.positions is None:
-        state = evolve(None, list(_events(ledger_db, answer.stream, answer.version)))
-        if state is None:
-            raise NotFound("session")
-        return Written(answer.version, state, None, replayed=True)
+        return _made(ledger_db, answer.stream, replayed=True, version=answer.version)
     documents = {}
     for record in ledger.read_positions(ledger_db, answer.positions):
         if isinstance(record.event.data, MessageAppended):
@@ -330,24 +387,13 @@ def _answer_again(ledger_db: Connection, answer: Answer) -> Written:
     return Written(answer.version, None, [documents[position] for position in answer.positions], replayed=True)
 
 
-def _fork(source: ForkedFrom, events: list[Event], title: str | None) -> ForkSession:
-    state = evolve(None, events)
-    if state is None:
-        raise NotFound("version of this session")
-    copies: dict[str, Message] = {}
-    for event in events:
-        data = event.data
-        if isinstance(data, MessageAppended):
-            # The copy says when the message was made, not when it was copied.
-            made = data.message.created_at
-            created_at = made if isinstance(made, str) else format_us(event.recorded_at)
-            copies[data.message.id] = msgspec.structs.replace(data.message, created_at=created_at)
-        elif isinstance(data, MessageRemoved):
-            del copies[data.message_id]
-    created = SessionCreated(
-        user_id=state.user_id,
-        title=state.title if title is None else title,
-        traits=msgspec.UNSET if state.traits == NO_TRAITS else msgspec.Raw(state.traits),
-        forked_from=source,
-    )
-    return ForkSession(source=source, created=created, messages=tuple(copies.values()))
+def _made(ledger_db: Connection, stream: int, *, version: int = 1, replayed: bool) -> Written:
+    """A session as it was when it was made; at *version*, or, of a fork, behind its last copy."""
+    (first,) = ledger.read_stream(ledger_db, stream, limit=1)
+    if isinstance(first.event.data, SessionCreated):
+        version = max(version, first.event.data.visible_at)
+    last = list(ledger.read_stream(ledger_db, stream, after_version=version - 1, limit=1))
+    state = made(first.event, last[0].event) if last else None
+    if state is None:  # erased, or given up unfinished
+        raise NotFound("session")
+    return Written(version, state, None, replayed)

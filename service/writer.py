@@ -1,25 +1,24 @@
-"""The writer thread: all that waits goes into one transaction (group commit).
+"""The writer thread: what waits goes into one transaction (group commit).
 
 Requests come from the event loop; their outcomes go back to it with one wake-up for each group, not one for each
 request. Under load the groups grow by themselves: while one is synced, the next one gathers.
 """
 
 import asyncio
-import enum
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
-import msgspec
 import structlog
 
-from service import database, erasure, ledger
+from service import database, ledger
 from service.checkpointer import Checkpointer
 from service.commands import EraseSession
 from service.committer import Committer
 from service.database import Connection
+from service.erasure_maintenance import ErasureMaintenance
 from service.errors import ChatledgerError, DomainError, ErasurePending, OutcomeUnknown, Overloaded, StorageFull
 from service.group import Committed, Outcome, Replayed, Submission
 from service.keys import KeyRing
@@ -27,43 +26,14 @@ from service.metrics import SECONDS, SIZES, Histogram
 from service.rebuilder import Rebuilder
 from service.settings import Settings
 from service.threads import RestartingThread, call_in_loop, settle
+from service.write_queue import AwaitErasures, Job, Signal, Task, Waiting, WriteQueue, events_of
 
 log = structlog.get_logger("chatledger.writer")
 
 CATCH_UP_PAUSE_S = 1.0
 """How long the writer waits before it tries again to bring views up to date that could not follow."""
 
-ERASE_AGAIN_S = 1.0
-"""How long until the writer tries again to finish an erasure while somebody holds the files' logs."""
-ERASE_AGAIN_AFTER_FAILURE_S = 60.0
-"""The same where it failed, as on a full disk: to write the files anew is much work to do in vain."""
-
 Failure: TypeAlias = BaseException
-
-
-class _Waiting(msgspec.Struct, frozen=True, gc=False):
-    submission: Submission
-    size_bytes: int
-    since_s: float
-    future: "asyncio.Future[Committed | Replayed]"
-
-
-class _Erased(msgspec.Struct, frozen=True, gc=False):
-    """Somebody wants to know whether the erasures before it are finished."""
-
-    future: "asyncio.Future[bool]"
-
-
-class _Job(msgspec.Struct, frozen=True, gc=False):
-    """Something to do in a transaction on the ledger that is no command."""
-
-    work: Callable[[Connection], None]
-
-
-class _Signal(enum.Enum):
-    STOP = enum.auto()
-    REPAIR = enum.auto()
-    SWAP = enum.auto()
 
 
 class WriterStats:
@@ -99,11 +69,12 @@ class Writer:
         self._checkpointer = checkpointer
         self._committer = committer
         self._settings = settings
-        self._queue: SimpleQueue[_Waiting | _Erased | _Job | _Signal] = SimpleQueue()
+        self._queue = WriteQueue(group_commands_max=settings.group_commands_max)
+        self._erasures = ErasureMaintenance(
+            committer, settings, checkpointer, rebuilder, rebuild=self.rebuild, answer=self._say_erased
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = RestartingThread("writer", self._run, recover=self._begin_again, give_up=self._end)
-        self._group: list[_Waiting] = []  # taken from the queue, and not answered yet
-        self._taken: _Waiting | _Erased | _Job | _Signal | None = None  # the same, and in no group
         self._told_to_stop = False
         self._gone = threading.Event()
         self.on_gone: Callable[[], None] | None = None
@@ -113,8 +84,6 @@ class Writer:
         self._damaged_generation = 0
         self._keys = keys
         self._behind = False
-        self._erasing = True  # a crash may have left an erasure to finish
-        self._erase_again_s = 0.0
         # Both are touched by the loop's thread only.
         self._waiting_commands = 0
         self._waiting_bytes = 0
@@ -146,6 +115,11 @@ class Writer:
         return self._waiting_commands
 
     @property
+    def scrubs_overdue(self) -> int:
+        """The erasures of which the views' file should have no copies any more, and may have."""
+        return self._erasures.overdue
+
+    @property
     def held_pages(self) -> int:
         """The pages of a write-ahead log that cannot begin anew because somebody reads it; 0 as a rule."""
         return self._checkpointer.held_pages
@@ -165,7 +139,8 @@ class Writer:
         ):
             raise Overloaded("The queue of writes is full.")
         future: asyncio.Future[Committed | Replayed] = self._loop.create_future()
-        self._queue.put(_Waiting(submission, size_bytes, time.perf_counter(), future))
+        events = events_of(submission.command)
+        self._queue.put(Waiting(submission, size_bytes, time.perf_counter(), future, events))
         self._waiting_commands += 1
         self._waiting_bytes += size_bytes
         if self._gone.is_set():  # just now, and it may have looked into the queue before
@@ -173,7 +148,7 @@ class Writer:
         return await future
 
     async def erased(self) -> None:
-        """Wait until the content of all sessions erased so far is in no file any more.
+        """Wait until all erasures that are recorded are finished: nothing is left in the ledger, its logs, or any read.
 
         Raises:
             ErasurePending: something holds the files; the writer goes on trying.
@@ -181,7 +156,7 @@ class Writer:
         if self._closing or self._gone.is_set() or self._loop is None:
             raise ErasurePending
         future: asyncio.Future[bool] = self._loop.create_future()
-        self._queue.put(_Erased(future))
+        self._queue.put(AwaitErasures(future))
         if self._gone.is_set():
             self._refuse_the_rest()
         if not await future:
@@ -192,7 +167,7 @@ class Writer:
         if not self._repairing:
             self._repairing = True
             self._damaged_generation = self._committer.views.generation
-            self._queue.put(_Signal.REPAIR)
+            self._queue.put(Signal.REPAIR)
 
     def rebuild(self) -> None:
         """Have the views built anew beside the live ones, which go on until they are swapped between two groups.
@@ -201,46 +176,77 @@ class Writer:
             RebuildRunning: they are being built already.
             Overloaded: the service is stopping.
         """
-        self.rebuilder.start(lambda: self._queue.put(_Signal.SWAP))
+        self.rebuilder.start(lambda: self._queue.put(Signal.SWAP))
 
     def put(self, work: Callable[[Connection], None]) -> None:
         """Have *work* done in a transaction on the ledger, between two groups. Callable from any thread."""
-        self._queue.put(_Job(work))
+        self._queue.put(Job(work))
 
     async def close(self) -> None:
         """Commit all that was accepted, then end the thread and close the files."""
         self._closing = True
         await asyncio.to_thread(self.rebuilder.close)
-        self._queue.put(_Signal.STOP)
+        self._queue.put(Signal.STOP)
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._checkpointer.close)
         await asyncio.to_thread(self._committer.close)
 
     def _run(self) -> None:
-        while not self._told_to_stop:
-            if self._erasing and time.monotonic() >= self._erase_again_s:
-                self._finish_erasures(erasure.RETRY_TIMEOUT_MS)
-            group, signal = self._gather()
+        while True:
+            self._queue.gather(self._idle_s())
+            while (task := self._queue.next_task()) is not None:
+                self._do(task)
+            group = self._queue.next_group()
             if group:
                 # Of the first: it has waited for longest.
                 self.stats.queue_wait_s.observe(time.perf_counter() - group[0].since_s)
-                outcomes, found = self._commit(group, gather=signal is None)
-                signal = signal or found
+                outcomes = self._commit(group)
                 self._hand_back(group, outcomes)
                 self._checkpoint()
-                if any(isinstance(waiting.submission.command, EraseSession) for waiting in group):
-                    self._finish_erasures(self._settings.busy_timeout_ms)
-            if isinstance(signal, _Erased):
-                self._say_erased(signal, done=not self._erasing)
-            elif isinstance(signal, _Job):
-                self._do(signal)
-            elif signal is _Signal.REPAIR:
-                self._rebuild()
-            elif signal is _Signal.SWAP:
-                self._swap()
-            elif signal is _Signal.STOP:
-                self._told_to_stop = True
-            self._taken = None
+            elif self._told_to_stop and self._queue.is_empty:
+                return
+            elif self._behind:
+                self._catch_up()
+            self._maintain()
+
+    def _idle_s(self) -> float | None:
+        """How long the thread may wait for something to come; None: as long as it takes."""
+        if self._told_to_stop:
+            return 0.0
+        wait_s = max(0.0, self._erasures.due_s - time.monotonic())
+        if self._behind:
+            wait_s = min(wait_s, CATCH_UP_PAUSE_S)
+        return None if wait_s == math.inf else wait_s
+
+    def _do(self, task: Task) -> None:
+        if isinstance(task, AwaitErasures):
+            self._erasures.wait(task.future)
+        elif isinstance(task, Job):
+            self._do_job(task)
+        elif task is Signal.REPAIR:
+            self._rebuild()
+        elif task is Signal.SWAP:
+            self._swap()
+        elif task is Signal.STOP:
+            self._told_to_stop = True
+        self._queue.task = None
+
+    def _maintain(self) -> None:
+        """What erasures have left to do, if it is due; what cannot be done now is tried again, as long as it takes."""
+        if time.monotonic() < self._erasures.due_s:
+            return
+        try:
+            with self._committer.turn():
+                try:
+                    self._erasures.run()
+                except database.CommitFailed as error:
+                    self._note_failure(error)
+                    self._recover(error)
+                    self._erasures.postpone()
+        except Exception as error:
+            self._erasures.postpone()
+            log.exception("erasure unfinished")
+            self._repair_if_damaged(error)
 
     def _begin_again(self) -> None:
         """Behind a failure that nothing here expects: answer what was under way, and go on with a fresh connection.
@@ -249,8 +255,8 @@ class Writer:
         """
         self._answer_what_was_under_way()
         self.stats.failures += 1
-        self._behind = self._erasing = True
-        self._erase_again_s, self._repairing = 0.0, False
+        self._behind, self._repairing = True, False
+        self._erasures.start_over()
         self.rebuilder.cancel()  # opening the views again removes what is not whole, and one that is built may wait
         try:
             self._committer.start_over()
@@ -267,28 +273,22 @@ class Writer:
         self.rebuilder.cancel()
 
     def _answer_what_was_under_way(self) -> None:
-        taken = self._taken
-        if isinstance(taken, _Waiting):
-            self._group.append(taken)
-        elif isinstance(taken, _Erased):
-            self._say_erased(taken, done=False)
-        self._told_to_stop = self._told_to_stop or taken is _Signal.STOP
-        self._taken = None
-        if self._group:
-            self._hand_back(self._group, [OutcomeUnknown()] * len(self._group))
+        task, self._queue.task = self._queue.task, None
+        if isinstance(task, AwaitErasures):
+            self._erasures.wait(task.future)
+        self._told_to_stop = self._told_to_stop or task is Signal.STOP
+        if self._queue.group:
+            self._hand_back(self._queue.group, [OutcomeUnknown()] * len(self._queue.group))
 
     def _refuse_the_rest(self) -> None:
         """Answer what is in the queue of a writer that is gone. Callable from any thread."""
-        rest: list[_Waiting] = []
-        while not self._queue.empty():
-            try:
-                found = self._queue.get_nowait()
-            except Empty:  # another thread had the same in mind
-                break
-            if isinstance(found, _Waiting):
+        rest: list[Waiting] = []
+        for found in self._queue.take_all():
+            if isinstance(found, Waiting):
                 rest.append(found)
-            elif isinstance(found, _Erased):
-                self._say_erased(found, done=False)
+            elif isinstance(found, AwaitErasures):
+                self._say_erased(found.future, done=False)
+        self._erasures.give_up()
         if rest:
             self._hand_back(rest, [Overloaded("The service is stopping.", retry_after_s=5)] * len(rest))
 
@@ -296,69 +296,12 @@ class Writer:
         if self._committer.is_open:
             self._checkpointer.after_group(self._committer.ledger)
 
-    def _finish_erasures(self, wait_ms: int) -> None:
-        """Do what is left of them; what cannot be done now is tried again, as long as it takes."""
-        self._erasing, self._erase_again_s = True, time.monotonic() + ERASE_AGAIN_AFTER_FAILURE_S
-        try:
-            with self._committer.turn():
-                try:
-                    self._erase(wait_ms)
-                except database.CommitFailed as error:
-                    self._note_failure(error)
-                    self._recover(error)
-        except Exception as error:
-            log.exception("erasure unfinished")
-            self._repair_if_damaged(error)
-
-    def _erase(self, wait_ms: int) -> None:
-        rewriting = erasure.to_rewrite(self._committer.ledger)
-        if rewriting:
-            self.rebuilder.cancel()  # it may have read what has to go
-            if self._committer.is_shared:
-                self._committer.views.clean_up()  # one whose worker died may have left it
-        try:
-            self._erasing = not erasure.finish(self._committer, wait_ms=wait_ms)
-            self._erase_again_s = time.monotonic() + ERASE_AGAIN_S
-        finally:
-            if rewriting:
-                self.rebuilder.cancel()  # and so may one that was begun since
-
-    def _say_erased(self, asked: _Erased, *, done: bool) -> None:
+    def _say_erased(self, future: "asyncio.Future[bool]", done: bool) -> None:  # noqa: FBT001
         def deliver() -> None:
-            if not asked.future.done():
-                asked.future.set_result(done)
+            if not future.done():
+                future.set_result(done)
 
         call_in_loop(self._loop, deliver)
-
-    def _gather(self) -> tuple[list[_Waiting], _Erased | _Job | _Signal | None]:
-        """Wait for a command or another thing to do, then take all commands behind it, up to the next such thing."""
-        group = self._group = []
-        try:
-            found = self._queue.get(timeout=CATCH_UP_PAUSE_S if self._behind or self._erasing else None)
-        except Empty:
-            if self._behind:
-                self._catch_up()
-            return group, None
-        self._taken = found
-        if isinstance(found, (_Erased, _Job, _Signal)):
-            return group, found
-        group.append(found)
-        self._taken = None
-        return group, self._gather_behind(group)
-
-    def _gather_behind(self, group: list[_Waiting]) -> _Erased | _Job | _Signal | None:
-        """Add what waits to *group*, up to the next thing that is no command, which is returned."""
-        while len(group) < self._settings.group_commands_max:
-            try:
-                found = self._queue.get_nowait()
-            except Empty:
-                return None
-            self._taken = found
-            if isinstance(found, (_Erased, _Job, _Signal)):
-                return found
-            group.append(found)
-            self._taken = None
-        return None
 
     def _catch_up(self) -> None:
         """Bring views that a failure left behind up to date, without waiting for the next write to do it."""
@@ -369,7 +312,7 @@ class Writer:
         except Exception:
             log.exception("views could not catch up")
 
-    def _do(self, job: _Job) -> None:
+    def _do_job(self, job: Job) -> None:
         try:
             with self._committer.turn():
                 try:
@@ -385,6 +328,7 @@ class Writer:
         try:
             with self._committer.turn():
                 self.rebuilder.swap(self._committer.ledger)
+                self._erasures.views_replaced()
         except DomainError:  # the ledger could not be opened again; then the rebuild has nobody to take it
             self.rebuilder.cancel()
 
@@ -396,13 +340,14 @@ class Writer:
                     log.info("views rebuilt elsewhere")  # another worker has met the damage too
                 else:
                     self._committer.views.rebuild(self._committer.ledger)
+                    self._erasures.views_replaced()
                     log.warning("views rebuilt", reason="damaged")
         except Exception:
             # The views stay as they are, reads that meet the damage go on failing, /health/ready says so.
             log.exception("views could not be rebuilt")
         self._repairing = False
 
-    def _hand_back(self, group: list[_Waiting], outcomes: Sequence[Outcome | Failure]) -> None:
+    def _hand_back(self, group: list[Waiting], outcomes: Sequence[Outcome | Failure]) -> None:
         pairs = list(zip(group, outcomes, strict=True))
 
         def deliver() -> None:
@@ -412,24 +357,24 @@ class Writer:
                 settle(waiting.future, outcome, otherwise=OutcomeUnknown())
 
         call_in_loop(self._loop, deliver)
-        self._group = []
+        self._queue.group = []
 
-    def _commit(
-        self, group: list[_Waiting], *, gather: bool
-    ) -> tuple[Sequence[Outcome | Failure], _Erased | _Job | _Signal | None]:
+    def _commit(self, group: list[Waiting]) -> Sequence[Outcome | Failure]:
         """Commit a group; a failure of the storage is the outcome of each of its commands.
 
-        Where others have their turns too, it takes along what came while it waited for its own, if *gather*.
+        Where others have their turns too, it takes along what came while it waited for its own.
         """
-        found = None
         try:
             with self._committer.turn():
-                if gather and self._committer.is_shared:
-                    found = self._gather_behind(group)
-                return self._commit_now([waiting.submission for waiting in group]), found
+                if self._committer.is_shared:
+                    self._queue.top_up()
+                outcomes = self._commit_now([waiting.submission for waiting in group])
         except DomainError as error:  # what the others wrote cannot be read
             self._note_failure(error)
-            return [error] * len(group), found
+            return [error] * len(group)
+        if any(isinstance(waiting.submission.command, EraseSession) for waiting in group):
+            self._erasures.expect()
+        return outcomes
 
     def _commit_now(self, submissions: Sequence[Submission]) -> Sequence[Outcome | Failure]:
         before = self._committer.views.position

@@ -70,7 +70,13 @@ class Call(Request[Any, Any, Any]):
     def tenant(self) -> Tenant:
         """The conversations that this request's caller may reach."""
         services = self.services
-        return Tenant(self._reach(), settings=services.settings, writer=services.writer, readers=services.readers)
+        return Tenant(
+            self._reach(),
+            settings=services.settings,
+            writer=services.writer,
+            readers=services.readers,
+            forks=services.forks,
+        )
 
     def audit(self) -> TenantAudit:
         """The history that this request's caller may see."""

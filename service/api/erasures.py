@@ -1,13 +1,14 @@
 """`POST /v1/sessions/{id}/erase`: a session's content is gone for good; that it was there, and who erased it, stays."""
 
 import msgspec
-from litestar import post
+from litestar import get, post
 from litestar.params import FromPath
 
 from service.access import Scope
 from service.api import openapi
 from service.api.answer import Answer
 from service.api.call import Call, decode
+from service.clock import format_us
 from service.errors import InvalidRequest
 
 REASON_CHARACTERS_MAX = 1000
@@ -26,6 +27,20 @@ class EraseDocument(msgspec.Struct, frozen=True):
     version: int
     events_erased: int
     forks: list[str]
+    scrubbed: bool
+
+
+class ErasureDocument(msgspec.Struct, frozen=True):
+    """The answer to who asks how an erasure stands."""
+
+    session_id: str
+    version: int
+    erased_at: str
+    reason: str
+    actor: str
+    events: int
+    scrubbed: bool
+    scrub_by: str | None
 
 
 _erase = msgspec.json.Decoder(EraseInput)
@@ -50,6 +65,31 @@ async def erase_session(request: Call, session_id: FromPath[str]) -> Answer:
     erased = await tenant.erase(
         session_id, reason, size_bytes=len(body), expected_version=expected, idempotency_key=key
     )
-    document = EraseDocument(session_id, erased.version, erased.version - 1, erased.forks)
+    found = erased.erasure
+    document = EraseDocument(session_id, found.version, found.events, erased.forks, found.scrubbed)
     headers = [(b"idempotency-replayed", b"true")] if erased.replayed else []
-    return Answer(msgspec.json.encode(document), version=erased.version, headers=headers)
+    return Answer(msgspec.json.encode(document), version=found.version, headers=headers)
+
+
+@get(
+    "/v1/sessions/{session_id:str}/erasure",
+    operation_id="getErasure",
+    operation_class=openapi.GET_ERASURE,
+    access=Scope.ERASE,
+    tags=("Audit",),
+)
+async def show_erasure(request: Call, session_id: FromPath[str]) -> Answer:
+    """Read when, why and by whom a session was erased, and whether no file can have a copy any more."""
+    request.refuse_unknown_query()
+    found = await request.tenant().erasure(session_id)
+    document = ErasureDocument(
+        session_id=session_id,
+        version=found.version,
+        erased_at=format_us(found.erased_at_us),
+        reason=found.reason,
+        actor=found.actor,
+        events=found.events,
+        scrubbed=found.scrubbed,
+        scrub_by=None if found.scrubbed else format_us(found.scrub_by_us),
+    )
+    return Answer(msgspec.json.encode(document), version=found.version)

@@ -245,6 +245,7 @@ ERASE_SESSION = _describe(
     headers=("X-Tenant-Id", "Idempotency-Key", "If-Match"),
     about_session=True,
 )
+GET_ERASURE = _describe(answers={200: "Erasure"}, problems=("invalid-request", "not-found"), about_session=True)
 APPEND_MESSAGES = _describe(
     body="MessageInput|MessageBatch",
     answers={201: "Message|MessageList"},

@@ -69,6 +69,10 @@ _MESSAGE_FIELDS: JsonSchema = {
     "function_call": _OBJECT_OR_NULL,
     "annotations": _OBJECTS_OR_NULL,
 }
+_SCRUBBED: JsonSchema = {
+    "type": "boolean",
+    "description": "Whether no file can have a copy any more; no read finds one in any case.",
+}
 _MESSAGE_EXAMPLE = {"id": "m-1", "role": "user", "content": "Hello"}
 
 CREDENTIAL: JsonSchema = {
@@ -152,8 +156,22 @@ SCHEMAS: dict[str, JsonSchema] = {
             "version": _VERSION,
             "events_erased": {"type": "integer", "minimum": 1},
             "forks": {"type": "array", "items": ID, "description": "Sessions that hold copies of it."},
+            "scrubbed": _SCRUBBED,
         },
-        ("session_id", "version", "events_erased", "forks"),
+        ("session_id", "version", "events_erased", "forks", "scrubbed"),
+    ),
+    "Erasure": _object(
+        {
+            "session_id": ID,
+            "version": _VERSION,
+            "erased_at": _TIME,
+            "reason": TEXT,
+            "actor": TEXT,
+            "events": {"type": "integer", "minimum": 1, "description": "How many lost their payloads."},
+            "scrubbed": _SCRUBBED,
+            "scrub_by": {**_TIME_OR_NULL, "description": "When that is so at the latest; null where it is."},
+        },
+        ("session_id", "version", "erased_at", "reason", "actor", "events", "scrubbed", "scrub_by"),
     ),
     "Session": _object(
         {

@@ -26,7 +26,6 @@ from service.intake import (
     accept_session_id,
     accept_traits,
     check_session_size,
-    message_bytes,
 )
 from service.settings import Settings
 from service.state import NO_TRAITS, SessionState
@@ -244,19 +243,15 @@ class SessionsController(Controller):
             before = await tenant.replayed(key)
             if before is not None:
                 return _answer(before, _shown(before), status=201)
-        command = await tenant.fork_of(session_id, version=_whole(given.version), title=given.title)
+        plan = await tenant.plan_fork(session_id, version=_whole(given.version), title=given.title)
         check_session_size(
             request.settings,
-            title=command.created.title,
-            user_id=command.created.user_id,
-            traits=NO_TRAITS if command.created.traits is UNSET else command.created.traits,
+            title=plan.created.title,
+            user_id=plan.created.user_id,
+            traits=NO_TRAITS if plan.created.traits is UNSET else plan.created.traits,
         )
-        written = await tenant.write(
-            accept_session_id(given.id),
-            command,
-            size_bytes=len(body) + sum(map(message_bytes, command.messages)),
-            expected_version=expected,
-            idempotency_key=key,
+        written = await tenant.fork(
+            accept_session_id(given.id), plan, size_bytes=len(body), expected_version=expected, idempotency_key=key
         )
         return _answer(written, _shown(written), status=201)
 

@@ -12,6 +12,7 @@ from projections.views import Views
 from service.api.bodies import Bodies
 from service.api.doors import Doors
 from service.errors import InvalidRequest
+from service.forks import Forks
 from service.readers import Readers
 from service.settings import Settings
 from service.transparency import TransparencyLog
@@ -28,6 +29,7 @@ class Services(msgspec.Struct, frozen=True):
     writer: Writer
     readers: Readers
     views: Views
+    forks: Forks
     log: TransparencyLog
     cursors: "Cursors"
     doors: Doors

@@ -14,7 +14,7 @@ WHEN EXISTS (SELECT 1 FROM erasable WHERE position = NEW.position)
     SELECT 1 FROM events AS erasing JOIN events AS erased ON erased.stream = erasing.stream
     WHERE erasing.position = NEW.by AND erasing.type = 'message.erased' AND erased.position = NEW.position
       AND erased.type IN ('message.appended', 'message.revised', 'item.appended', 'item.revised')
-      AND NEW.position IN (SELECT value FROM json_each(erasing.payload, '$.positions')))
+      AND NEW.position IN (SELECT value FROM json_each(erasing.payload, '$.positions') WHERE type = 'integer'))
 BEGIN
   SELECT RAISE(ABORT, 'no message.erased event names this position');
 END;
@@ -36,6 +36,7 @@ CREATE TABLE unfinished (
   visible_at INTEGER NOT NULL,                                  -- the version from which on readers see it
   source     INTEGER REFERENCES streams (key)                   -- of a fork: the stream that it copies
 ) STRICT;
+CREATE INDEX unfinished_by_source ON unfinished (source);
 
 -- One trigger, because each costs every append.
 DROP TRIGGER events_erased;
@@ -49,7 +50,7 @@ BEGIN
     SELECT DISTINCT erased.position, NEW.position
     FROM json_each(iif(NEW.type = 'message.erased' AND NEW.payload >= x'01', NEW.payload, '{}'), '$.positions') AS named
     JOIN events AS erased ON erased.position = named.value
-    WHERE erased.stream = NEW.stream AND erased.position < NEW.position
+    WHERE named.type = 'integer' AND erased.stream = NEW.stream AND erased.position < NEW.position
       AND erased.type IN ('message.appended', 'message.revised', 'item.appended', 'item.revised')
       AND NOT EXISTS (SELECT 1 FROM erasable WHERE position = erased.position);
   INSERT INTO unfinished

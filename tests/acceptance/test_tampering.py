@@ -529,7 +529,7 @@ def test_an_erased_session_is_no_tampering(evidence: Evidence, tmp_path: Path) -
         signer = signer_of(store.location, store.settings, ledger.identity(store.ledger))
         proof = run(store.audit().proof(session, signer))
     with closing(sqlite3.connect(copy.path)) as db:
-        assert db.execute("SELECT count(*) FROM events WHERE payload IS NULL").fetchone()[0] > 2
+        assert db.execute("SELECT count(*) FROM events WHERE payload < x'01'").fetchone()[0] > 2
     _remove_logs(copy.path)
     assert_good(copy)
     events = independent.verify_bundle(proof.decode())["events"]

@@ -22,7 +22,7 @@ from service.settings import Settings
 BAR = 400_000
 BY_HAND_BAR = 0.7
 SECTION = "Rebuild"
-TWO = (messages.PROJECTION, sessions.PROJECTION)
+TWO = (sessions.PROJECTION, messages.PROJECTION)
 
 _READ = "SELECT position, stream, type, payload FROM events WHERE position > ? ORDER BY position LIMIT ?"
 _TABLE = """CREATE TABLE messages (position INTEGER PRIMARY KEY, session_id INTEGER NOT NULL, seq INTEGER NOT NULL,

@@ -112,10 +112,10 @@ class Examiner:
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(root / "data", copy)
         path = copy / "ledger.db"
-        listed = {each.position for each in erasure.listed_in(copy / "ledger.db.erasures")}
+        listed = {each.position for each in erasure_list.listed_in(copy / "ledger.db.erasures")}
         with closing(apsw.Connection(str(path))) as db:
             gone = db.execute("""SELECT later.position FROM events AS later WHERE later.type = 'session.erased'
-              AND EXISTS (SELECT 1 FROM events AS e WHERE e.stream = later.stream AND e.payload IS NULL)""")
+              AND EXISTS (SELECT 1 FROM events AS e WHERE e.stream = later.stream AND e.payload < x'01')""")
             return any(position not in listed for (position,) in gone)
 
     def _look_at_backups(self, root: Path, found: Recovered, *, go_on: bool) -> None:

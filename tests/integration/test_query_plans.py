@@ -20,6 +20,7 @@ SESSIONS, MESSAGES_EACH, GROUP = 2_000, 50, 40
 BOUNDED: dict[str, tuple[object, ...]] = {
     ledger._HEAD: (),
     ledger._IDENTITY: (),
+    ledger._ALL_UNFINISHED: (),
     idempotency._PRUNE: (2**62, 2),
 }
 
@@ -34,7 +35,10 @@ def constants(module: object) -> list[str]:
 VIEWS_QUERIES = [*sessions.QUERIES, *messages.QUERIES, *feed.QUERIES]
 # What runs at each append, one statement a row. `views` is a table of one row.
 PROGRAMS = [
-    statement for projection in BUILT_IN for statement in projection.program.strip().split(";") if statement.strip()
+    statement
+    for projection in BUILT_IN
+    for statement in (projection.program + projection.closing).strip().split(";")
+    if statement.strip()
 ]
 LEDGER_QUERIES = [*constants(ledger), *constants(idempotency)]
 

@@ -49,6 +49,7 @@ class ModelSession:
     messages: list[ModelMessage] = field(default_factory=list)
     deleted: bool = False
     erased: bool = False
+    visible_at: int = 1
     past: dict[int, "ModelSession"] = field(default_factory=dict)
 
     def step(self) -> None:
@@ -119,7 +120,7 @@ class Model:
         if op.key is not None:
             first = self.keys.get((op.where[0], op.key))
             if first is not None:
-                return Again(first) if first.same_request(op) else Refused(frozenset({"idempotency-mismatch"}))
+                return self._again(first, op)
         names = self._refusals(op)
         if names:
             return Refused(frozenset(names))
@@ -127,6 +128,13 @@ class Model:
         if op.key is not None:
             self.keys[op.where[0], op.key] = op
         return Accepted(self.sessions[op.where].version)
+
+    def _again(self, first: Op, op: Op) -> Expected:
+        """A key dies with the session that its request made or changed."""
+        erased = {"not-found"} if self.sessions[first.where].erased else set()
+        if not first.same_request(op):
+            return Refused(frozenset({"idempotency-mismatch"} | erased))
+        return Refused(frozenset(erased)) if erased else Again(first)
 
     def _refusals(self, op: Op) -> set[str]:
         if op.kind in ("create", "fork"):
@@ -194,9 +202,10 @@ class Model:
         source = self.sessions[op.where[0], op.source].past[op.source_version]
         members = source.members | {"archived": False}
         members["forked_from"] = {"session_id": op.source, "version": op.source_version}
-        session = self.sessions[op.where] = ModelSession(members)
+        copies = source.visible()
+        session = self.sessions[op.where] = ModelSession(members, visible_at=1 + len(copies))
         session.step()
-        for seq, message in enumerate(source.visible(), start=1):
+        for seq, message in enumerate(copies, start=1):
             given = message.given | {"created_at": message.created_at}
             session.messages.append(ModelMessage(given, seq, message.created_at))
             session.step()

@@ -10,7 +10,7 @@ from service import database
 from service.events import Event, EventData, encode_payload, type_of
 from support.tables import Rows, dump
 
-BUILT_IN = (messages.PROJECTION, sessions.PROJECTION, feed.PROJECTION)
+BUILT_IN = (sessions.PROJECTION, messages.PROJECTION, feed.PROJECTION)
 START_US = 1_700_000_000_000_000
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from projections.projection import Projection
 from projections.views import Views
+from service import erasure, ledger
 from service.access import OPEN, Caller
 from service.commands import (
     AppendMessages,
@@ -22,6 +23,7 @@ from service.committer import Committer
 from service.database import Connection
 from service.errors import DomainError
 from service.events import Message, SessionChanges
+from service.forks import Forks
 from service.group import Committed, Outcome, Replayed, Submission
 from service.idempotency import IdempotencyKey
 from service.intake import MessageInput, accept_message
@@ -98,6 +100,17 @@ class _InlineWriter:
         return outcome
 
 
+class _InlineForks(Forks):
+    """`Forks` without tasks."""
+
+    def __init__(self, store: "Store") -> None:
+        readers, writer = cast("Readers", _InlineReaders(store)), cast("Writer", _InlineWriter(store))
+        super().__init__(store.settings, writer, readers)
+
+    async def finish(self, stream: int) -> None:
+        await self._finish(stream)
+
+
 class Store:
     """A ledger and its views, opened as a server opens them. A context manager; can be opened again."""
 
@@ -152,7 +165,17 @@ class Store:
             settings=self.settings,
             writer=cast("Writer", _InlineWriter(self)),
             readers=cast("Readers", _InlineReaders(self)),
+            forks=cast("Forks", _InlineForks(self)),
         )
+
+    def finish_erasures(self) -> None:
+        """What the writer does behind the group."""
+        erasure.finish_now(self.committer)
+
+    def finish_forks(self) -> None:
+        """What goes on beside the requests."""
+        for stream in ledger.unfinished_streams(self.ledger):
+            run(_InlineForks(self).finish(stream))
 
     def audit(self, tenant_id: str = "default") -> TenantAudit:
         """What an auditor of that tenant can see."""

@@ -9,12 +9,14 @@ from service.commands import (
     ANY_VERSION,
     Command,
     Context,
+    ContinueFork,
     CreateSession,
     Decision,
     DeleteSession,
     ForkSession,
     RemoveMessage,
     StoredMessage,
+    Unfinished,
     UpdateSession,
     decide,
     named_ids,
@@ -171,9 +173,9 @@ def test_the_same_content_in_another_notation_is_the_same_message() -> None:
 
 
 def test_a_parent_is_an_earlier_message_of_the_session() -> None:
-    """Stored, removed or before it in the batch."""
-    batch = [message("m3", parent_id="m1"), message("m4", parent_id="m3"), message("m5", parent_id="m2")]
-    assert len(decide(SEEN, appending(batch), expected_version=None).events) == 3
+    """Stored, or before it in the batch."""
+    batch = [message("m3", parent_id="m1"), message("m4", parent_id="m3")]
+    assert len(decide(SEEN, appending(batch), expected_version=None).events) == 2
     first = CreateSession(messages=[message("a"), message("b", parent_id="a")])
     assert len(decide(UNSEEN, first, expected_version=None).events) == 3
 
@@ -184,12 +186,20 @@ def test_a_parent_is_an_earlier_message_of_the_session() -> None:
         [message("m3", parent_id="unknown")],
         [message("m3", parent_id="m3")],
         [message("m3", parent_id="m4"), message("m4")],
+        [message("m5", parent_id="m2")],
     ],
 )
 def test_any_other_parent_is_refused(batch: list[Message]) -> None:
-    """Unknown, itself, or a later one; for a new session too."""
+    """Unknown, itself, a later one, or one that was removed; for a new session too."""
     assert isinstance(refusal(SEEN, appending(batch)), InvalidRequest)
     assert isinstance(refusal(UNSEEN, CreateSession(messages=batch)), InvalidRequest)
+
+
+def test_a_repeat_of_a_stored_message_passes_whatever_became_of_its_parent() -> None:
+    """It was an earlier message when it was appended."""
+    child = message("m3", parent_id="m2")
+    context = msgspec.structs.replace(SEEN, stored={**STORED, "m3": stored(child, 3)})
+    assert decide(context, appending([child]), expected_version=None).events == []
 
 
 def test_a_patch_becomes_an_event_with_just_that_patch() -> None:
@@ -265,14 +275,34 @@ def test_a_deletion_is_one_event() -> None:
     assert decide(SEEN, DeleteSession(), expected_version=None) == Decision([SessionDeleted()])
 
 
-FORK = ForkSession(source=ForkedFrom("s", 2), created=SessionCreated(title="T"), messages=[KEPT])
+FORK = ForkSession(source=ForkedFrom("s", 2), created=SessionCreated(title="T"), messages=[KEPT], total=1)
 
 
 def test_a_fork_is_a_new_session_that_names_its_source() -> None:
     """Its creation says where from; its messages are numbered anew."""
     context = Context("f", None, taken=False, stored={}, source=STATE)
-    created = SessionCreated(title="T", forked_from=ForkedFrom("s", 2))
+    created = SessionCreated(title="T", forked_from=ForkedFrom("s", 2), visible_at=2)
     assert decide(context, FORK, expected_version=None) == Decision([created, MessageAppended(1, KEPT)])
+
+
+def test_a_fork_in_pieces_says_when_it_is_whole() -> None:
+    """Of three copies the first comes with its creation, the others behind it, each piece where the last one ended."""
+    context = Context("f", None, taken=False, stored={}, source=STATE)
+    created, first = decide(context, msgspec.structs.replace(FORK, total=3), expected_version=None).events
+    assert (created, first) == (
+        SessionCreated(title="T", forked_from=ForkedFrom("s", 2), visible_at=4),
+        MessageAppended(1, KEPT),
+    )
+    begun = Context("f", None, taken=False, stored={}, unfinished=Unfinished(7, 2, 4))
+    rest = decide(begun, ContinueFork(messages=[message("m8"), message("m9")], version=2), expected_version=None).events
+    assert [(each.seq, each.message.id) for each in rest if isinstance(each, MessageAppended)] == [(2, "m8"), (3, "m9")]
+
+
+def test_a_piece_that_somebody_else_has_added_is_refused() -> None:
+    """Also behind the last one, and of a fork that was erased meanwhile."""
+    begun = Context("f", None, taken=False, stored={}, unfinished=Unfinished(7, 3, 4))
+    assert isinstance(refusal(begun, ContinueFork(messages=[KEPT], version=2)), VersionConflict)
+    assert isinstance(refusal(GONE, ContinueFork(messages=[KEPT], version=2)), NotFound)
 
 
 def test_a_fork_of_what_nobody_sees_is_refused() -> None:

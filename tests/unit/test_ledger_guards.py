@@ -12,6 +12,7 @@ from support.tables import dump
 
 EVENT = "(position, stream, version, type, schema, recorded_at, actor, payload, salt, leaf)"
 NEXT = "'session.deleted', 1, 0, 'thief', x'7b7d', zeroblob(16), zeroblob(32)"
+BLANK = "payload = zeroblob(length(payload)), salt = zeroblob(16)"
 ERASED = "'session.erased', 1, 0, 'open', x'7b22726561736f6e223a22227d', zeroblob(16), zeroblob(32)"
 
 
@@ -140,11 +141,13 @@ def erase(plain: apsw.Connection) -> None:
 
 
 def test_an_erasure_is_let_through_behind_its_event(plain: apsw.Connection) -> None:
-    """Payload and salt of earlier events of the stream may become NULL, and nothing else of them changes."""
+    """Payload and salt of earlier events of the stream may become zeros, and nothing else of them changes."""
     before = plain.execute("SELECT position, type, actor, leaf FROM events").fetchall()
+    sizes = plain.execute("SELECT length(payload), length(salt) FROM events WHERE position < 4").fetchall()
     erase(plain)
-    plain.execute("UPDATE events SET payload = NULL, salt = NULL WHERE stream = 1 AND version < 4")
-    erased = plain.execute("SELECT position FROM events WHERE payload IS NULL AND salt IS NULL").fetchall()
+    plain.execute(f"UPDATE events SET {BLANK} WHERE stream = 1 AND version < 4")
+    assert plain.execute("SELECT length(payload), length(salt) FROM events WHERE position < 4").fetchall() == sizes
+    erased = plain.execute("SELECT position FROM events WHERE payload < x'01' AND salt = zeroblob(16)").fetchall()
     assert erased == [(1,), (2,), (3,)]
     assert plain.execute("SELECT position, type, actor, leaf FROM events WHERE position < 6").fetchall() == before
 
@@ -152,20 +155,25 @@ def test_an_erasure_is_let_through_behind_its_event(plain: apsw.Connection) -> N
 @pytest.mark.parametrize(
     "sql",
     [
-        pytest.param("SET payload = NULL, salt = NULL WHERE position = 4", id="another stream's event"),
-        pytest.param("SET payload = NULL, salt = NULL WHERE position = 6", id="the erasure itself"),
-        pytest.param("SET payload = NULL WHERE position = 1", id="the payload alone"),
-        pytest.param("SET salt = NULL WHERE position = 1", id="the salt alone"),
-        pytest.param("SET payload = x'7b7d', salt = NULL WHERE position = 1", id="another payload"),
-        pytest.param("SET payload = NULL, salt = NULL, actor = 'me' WHERE position = 1", id="the actor too"),
-        pytest.param("SET payload = NULL, salt = NULL, type = 'x' WHERE position = 1", id="the type too"),
-        pytest.param("SET payload = NULL, salt = NULL, request_id = NULL WHERE position = 1", id="the request too"),
-        pytest.param("SET payload = NULL, salt = NULL, recorded_at = 0 WHERE position = 1", id="the time too"),
-        pytest.param("SET payload = NULL, salt = NULL, leaf = x'00' WHERE position = 1", id="the leaf too"),
-        pytest.param("SET payload = NULL, salt = NULL, version = 9 WHERE position = 1", id="the version too"),
-        pytest.param("SET payload = NULL, salt = NULL, position = 9 WHERE position = 1", id="the position too"),
-        pytest.param("SET payload = NULL, salt = NULL, schema = 2 WHERE position = 1", id="the schema too"),
-        pytest.param("SET payload = NULL, salt = NULL, stream = 2 WHERE position = 1", id="the stream too"),
+        pytest.param(f"SET {BLANK} WHERE position = 4", id="another stream's event"),
+        pytest.param(f"SET {BLANK} WHERE position = 6", id="the erasure itself"),
+        pytest.param("SET payload = zeroblob(length(payload)) WHERE position = 1", id="the payload alone"),
+        pytest.param("SET salt = zeroblob(16) WHERE position = 1", id="the salt alone"),
+        pytest.param("SET payload = NULL, salt = NULL WHERE position = 1", id="NULL, which changes the row's size"),
+        pytest.param("SET payload = NULL, salt = zeroblob(16) WHERE position = 1", id="NULL and zeros"),
+        pytest.param("SET payload = zeroblob(1), salt = zeroblob(16) WHERE position = 1", id="a shorter payload"),
+        pytest.param("SET payload = zeroblob(length(payload) + 1), salt = zeroblob(16) WHERE position = 1", id="longer"),
+        pytest.param("SET payload = zeroblob(length(payload)), salt = zeroblob(9) WHERE position = 1", id="a short salt"),
+        pytest.param("SET payload = x'7b7d', salt = zeroblob(16) WHERE position = 1", id="another payload"),
+        pytest.param(f"SET {BLANK}, actor = 'me' WHERE position = 1", id="the actor too"),
+        pytest.param(f"SET {BLANK}, type = 'x' WHERE position = 1", id="the type too"),
+        pytest.param(f"SET {BLANK}, request_id = NULL WHERE position = 1", id="the request too"),
+        pytest.param(f"SET {BLANK}, recorded_at = 0 WHERE position = 1", id="the time too"),
+        pytest.param(f"SET {BLANK}, leaf = x'00' WHERE position = 1", id="the leaf too"),
+        pytest.param(f"SET {BLANK}, version = 9 WHERE position = 1", id="the version too"),
+        pytest.param(f"SET {BLANK}, position = 9 WHERE position = 1", id="the position too"),
+        pytest.param(f"SET {BLANK}, schema = 2 WHERE position = 1", id="the schema too"),
+        pytest.param(f"SET {BLANK}, stream = 2 WHERE position = 1", id="the stream too"),
     ],
 )
 def test_an_erasure_reaches_no_further(plain: apsw.Connection, sql: str) -> None:
@@ -177,7 +185,7 @@ def test_an_erasure_reaches_no_further(plain: apsw.Connection, sql: str) -> None
 def test_what_is_erased_stays_erased(plain: apsw.Connection) -> None:
     """A payload cannot be put back."""
     erase(plain)
-    plain.execute("UPDATE events SET payload = NULL, salt = NULL WHERE position = 1")
+    plain.execute(f"UPDATE events SET {BLANK} WHERE position = 1")
     assert_refused(plain, "UPDATE events SET payload = x'7b7d', salt = zeroblob(16) WHERE position = 1")
 
 
@@ -185,3 +193,92 @@ def test_an_erased_event_cannot_be_deleted(plain: apsw.Connection) -> None:
     """Erasure is no way round the guard on DELETE."""
     erase(plain)
     assert_refused(plain, "DELETE FROM events WHERE stream = 1")
+
+
+def erase_message(plain: apsw.Connection, positions: str = "[2]", *, place: str = "6, 1, 4") -> None:
+    """Append the event that allows the erasure of single events of the first stream."""
+    payload = f'{{"message_id":"m1","seq":1,"positions":{positions},"reason":"r"}}'
+    rest = "'message.erased', 1, 0, 'open', ?, zeroblob(16), zeroblob(32)"
+    plain.execute(f"INSERT INTO events {EVENT} VALUES ({place}, {rest})", (payload.encode(),))
+
+
+def test_the_erasure_of_a_message_names_the_events_that_it_lets_through(plain: apsw.Connection) -> None:
+    """Those, and no other of the session."""
+    erase_message(plain)
+    assert plain.execute("SELECT position, by FROM erasable").fetchall() == [(2, 6)]
+    assert plain.execute("SELECT position, stream FROM erasures").fetchall() == [(6, 1)]
+    plain.execute(f"UPDATE events SET {BLANK} WHERE position = 2")
+    for position in (1, 3, 6):
+        assert_refused(plain, f"UPDATE events SET {BLANK} WHERE position = {position}")
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        pytest.param("[1]", id="the session's creation"),
+        pytest.param("[5]", id="another session's message"),
+        pytest.param("[6]", id="itself"),
+        pytest.param("[7]", id="a later event"),
+        pytest.param('["2"]', id="text"),
+        pytest.param("[2.5]", id="half a number"),
+        pytest.param("[null]", id="null"),
+        pytest.param("[]", id="none"),
+    ],
+)
+def test_only_earlier_messages_of_the_session_become_erasable(plain: apsw.Connection, positions: str) -> None:
+    """Whatever else an event names is let through by nothing."""
+    erase_message(plain, positions)
+    assert plain.execute("SELECT count(*) FROM erasable").get == 0
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        pytest.param("INSERT INTO erasable VALUES (3, 6)", id="an event that is not named"),
+        pytest.param("INSERT INTO erasable VALUES (5, 6)", id="another session's"),
+        pytest.param("INSERT INTO erasable VALUES (2, 5)", id="by an event that erases nothing"),
+        pytest.param("INSERT INTO erasable VALUES (2, 9)", id="by an event that is not there"),
+        pytest.param("REPLACE INTO erasable VALUES (2, 6)", id="once more"),
+        pytest.param("UPDATE erasable SET position = 3", id="another position"),
+        pytest.param("UPDATE OR REPLACE erasable SET by = 5", id="another reason"),
+        pytest.param("DELETE FROM erasable", id="none any more"),
+    ],
+)
+def test_what_may_be_erased_cannot_be_changed(plain: apsw.Connection, sql: str) -> None:
+    """Only the event itself says it."""
+    erase_message(plain)
+    assert_refused(plain, sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE commitments SET commitment = zeroblob(32)",
+        "DELETE FROM commitments",
+        "REPLACE INTO commitments VALUES (1, zeroblob(32))",
+        "INSERT INTO commitments VALUES (1, x'00') ON CONFLICT DO UPDATE SET commitment = x'00'",
+    ],
+)
+def test_the_commitments_of_erased_events_cannot_be_changed(plain: apsw.Connection, sql: str) -> None:
+    """They are all that is left to check these events by."""
+    plain.execute("INSERT INTO commitments VALUES (1, zeroblob(32))")
+    assert_refused(plain, sql)
+
+
+def test_a_session_that_is_made_in_pieces_is_noted_until_it_is_whole(plain: apsw.Connection) -> None:
+    """Whoever appends its creation; with the stream that it copies, if it is a fork."""
+    plain.execute("INSERT INTO streams VALUES (3, 'default', 'fork'), (4, 'default', 'import')")
+    made = "'session.created', 1, 0, 'open', ?, zeroblob(16), zeroblob(32)"
+    fork = b'{"forked_from":{"session_id":"two","version":2},"visible_at":3}'
+    plain.execute(f"INSERT INTO events {EVENT} VALUES (6, 3, 1, {made})", (fork,))
+    plain.execute(f"INSERT INTO events {EVENT} VALUES (7, 4, 1, {made})", (b'{"visible_at":9}',))
+    assert plain.execute("SELECT stream, visible_at, source FROM unfinished").fetchall() == [(3, 3, 2), (4, 9, None)]
+
+
+def test_an_erased_creation_of_a_copied_ledger_says_nothing(plain: apsw.Connection) -> None:
+    """A restore copies zeros, which are no JSON, and they pass the triggers."""
+    plain.execute("INSERT INTO streams VALUES (3, 'default', 'gone')")
+    for position, kind in ((6, "session.created"), (7, "message.erased")):
+        gone = f"'{kind}', 1, 0, 'open', zeroblob(30), zeroblob(16), zeroblob(32)"
+        plain.execute(f"INSERT INTO events {EVENT} VALUES ({position}, 3, {position - 5}, {gone})")
+    assert plain.execute("SELECT count(*) FROM unfinished").get == plain.execute("SELECT count(*) FROM erasable").get == 0

@@ -38,7 +38,7 @@ def test_a_row_has_the_id_seq_and_time_of_its_payload(name: str, seq: int) -> No
     """Most payloads are read by how they end, the others as JSON; the time is kept where the message has none."""
     message, history = MESSAGES[name], History()
     events = history.add("s", SessionCreated(), MessageAppended(seq=seq, message=message))
-    scenario = Scenario((messages.PROJECTION, sessions.PROJECTION)).when(events)
+    scenario = Scenario((sessions.PROJECTION, messages.PROJECTION)).when(events)
     row = scenario.db.execute("SELECT seq, id, created_at, payload FROM messages").fetchone()
     recorded_at = events[1].recorded_at if message.created_at is UNSET else None
     assert row == (seq, message.id, recorded_at, msgspec.json.encode(events[1].data).decode())
@@ -52,6 +52,6 @@ def test_a_batch_of_all_of_them_loses_none() -> None:
         for number, message in enumerate(MESSAGES.values())
         for event in history.add(f"s{number}", SessionCreated(), MessageAppended(seq=1, message=message))
     ]
-    scenario = Scenario((messages.PROJECTION, sessions.PROJECTION)).when(events)
+    scenario = Scenario((sessions.PROJECTION, messages.PROJECTION)).when(events)
     ids = [row[0] for row in scenario.db.execute("SELECT id FROM messages ORDER BY position")]
     assert ids == [message.id for message in MESSAGES.values()]

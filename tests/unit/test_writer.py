@@ -32,6 +32,7 @@ from service.group import Accepted, Committed, Group, Outcome, Replayed, Submiss
 from service.idempotency import IdempotencyKey
 from service.metrics import Histogram
 from service.rebuilder import Rebuilder
+from service.write_queue import Signal, Task
 from service.writer import Writer
 
 Commit: TypeAlias = Callable[[Committer, Sequence[Submission]], list[Outcome]]
@@ -517,7 +518,7 @@ def test_a_writer_that_cannot_go_on_answers_everybody_and_says_so(
             writer.on_gone = gone.set
             first = send(writer, create("s"))
             await gate.entered()
-            monkeypatch.setattr(Writer, "_finish_erasures", no_outcome)
+            monkeypatch.setattr(Writer, "_idle_s", no_outcome)
             monkeypatch.setattr(Writer, "_checkpoint", no_outcome)
             behind = send(writer, create("t"))
             erased = asyncio.create_task(writer.erased())
@@ -538,16 +539,15 @@ def test_a_writer_that_cannot_go_on_answers_everybody_and_says_so(
 
 def test_a_stop_that_meets_a_failure_is_a_stop(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal was taken from the queue when the thread failed: it ends all the same, and waits for no other."""
-    stop = Writer._gather
+    do = Writer._do
 
-    def gather(writer: Writer) -> object:
-        found = stop(writer)
-        if found[1] is not None:
+    def do_badly(writer: Writer, task: Task) -> None:
+        if task is Signal.STOP:
             monkeypatch.undo()
             raise SystemExit
-        return found
+        do(writer, task)
 
-    monkeypatch.setattr(Writer, "_gather", gather)
+    monkeypatch.setattr(Writer, "_do", do_badly)
 
     async def main() -> None:
         async with running(store) as writer:

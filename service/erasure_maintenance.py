@@ -1,0 +1,176 @@
+"""When the writer carries out what erasures have left to do: their steps, and the views that are built anew behind them."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+
+import structlog
+
+from service import erasure
+from service.checkpointer import Checkpointer
+from service.clock import now_us
+from service.committer import Committer
+from service.erasure import Eraser, State
+from service.errors import Overloaded, RebuildRunning
+from service.rebuilder import Rebuilder
+from service.settings import Settings
+
+log = structlog.get_logger("chatledger.writer")
+
+HELD_PAUSE_S = 1.0
+"""How long until the next try, once those who wait were told that a reader holds the logs."""
+FAILURE_PAUSE_S = 5.0
+"""The same where it failed, as on a full disk."""
+SCRUB_PAUSE_S = 0.1
+"""Between two looks whether views are built that the erasures wait for."""
+
+Answer = Callable[["asyncio.Future[bool]", bool], None]
+
+
+class ErasureMaintenance:
+    """For the writer's thread. `due_s` is by the monotonic clock."""
+
+    def __init__(
+        self,
+        committer: Committer,
+        settings: Settings,
+        checkpointer: Checkpointer,
+        rebuilder: Rebuilder,
+        *,
+        rebuild: Callable[[], None],
+        answer: Answer,
+    ) -> None:
+        """Make it; *rebuild* begins to build the views anew beside the live ones, *answer* tells one who waits."""
+        self._committer = committer
+        self._settings = settings
+        self._checkpointer = checkpointer
+        self._rebuilder = rebuilder
+        self._rebuild = rebuild
+        self._answer = answer
+        self._eraser = Eraser(committer, checkpointer.copy_beside)
+        self._is_new = True
+        self._waiting: list[tuple[asyncio.Future[bool], int]] = []  # each with the last erasure that it waits for
+        self._asking: list[asyncio.Future[bool]] = []
+        self._step_s = 0.0  # a crash may have left some
+        self._scrub_s = math.inf
+        self._held_since_s: float | None = None
+        self.unscrubbed = 0
+        """How many finished erasures may have copies in the views' file."""
+        self.scrub_by_us = 0
+        """When the first of them has to have none, in µs since the epoch."""
+
+    @property
+    def due_s(self) -> float:
+        """When `run` has something to do again."""
+        return min(self._step_s, self._scrub_s)
+
+    @property
+    def overdue(self) -> int:
+        """How many erasures should have no copies any more and may have."""
+        return self.unscrubbed if self.unscrubbed and now_us() > self.scrub_by_us else 0
+
+    def expect(self) -> None:
+        """An erasure was recorded: the next step is due."""
+        self._step_s = 0.0
+
+    def wait(self, future: "asyncio.Future[bool]") -> None:
+        """Tell *future* once the erasures that are recorded by now are finished, or that something is in the way."""
+        self._asking.append(future)
+        self._step_s = 0.0
+
+    def views_replaced(self) -> None:
+        """Other views are live: what they have of erased sessions goes next."""
+        self._eraser.clear_views_again()
+        self._step_s = 0.0
+        self._scrub_s = time.monotonic() + SCRUB_PAUSE_S
+
+    def start_over(self) -> None:
+        """Take nothing for granted: a failure may have come anywhere."""
+        self._eraser = Eraser(self._committer, self._checkpointer.copy_beside)
+        self._is_new, self._step_s = True, 0.0
+
+    def run(self) -> None:
+        """Do what is due. The caller has the ledger for itself.
+
+        Raises:
+            DomainError, CommitFailed, SQLError, OSError: it could not be done now; call `postpone`.
+        """
+        now_s = time.monotonic()
+        if now_s >= self._step_s:
+            self._step()
+        if now_s >= self._scrub_s:
+            self._scrub()
+
+    def postpone(self) -> None:
+        """A step has failed: those who wait are told so, and it is tried again, as long as it takes."""
+        self._step_s = time.monotonic() + FAILURE_PAUSE_S
+        self._scrub_s = max(self._scrub_s, self._step_s) if self._scrub_s < math.inf else math.inf
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Tell all who wait that they are not finished."""
+        waiting, self._waiting = self._waiting, []
+        asking, self._asking = self._asking, []
+        for future in (*[future for future, _ in waiting], *asking):
+            self._answer(future, False)  # noqa: FBT003
+
+    def _step(self) -> None:
+        if self._is_new:
+            self._eraser.clear_views_again()
+            self._is_new = False
+        state = self._eraser.step()
+        self._tell()
+        if state is State.MORE:
+            self._held_since_s = None
+        elif state is State.DONE:
+            self._step_s, self._held_since_s = math.inf, None
+            self._plan_scrub()
+        else:
+            self._hold()
+
+    def _hold(self) -> None:
+        """A reader holds the logs: others write before the next try."""
+        now_s = time.monotonic()
+        self._held_since_s = self._held_since_s or now_s
+        if now_s < self._held_since_s + self._settings.busy_timeout_ms / 1000:
+            self._step_s = now_s + erasure.TRY_PAUSE_S
+            return
+        self._step_s = now_s + HELD_PAUSE_S
+        self.give_up()
+
+    def _tell(self) -> None:
+        """Tell those whose erasures are finished."""
+        unfinished = self._eraser.unfinished
+        self._waiting += [(future, unfinished[-1] if unfinished else 0) for future in self._asking]
+        self._asking = []
+        first = unfinished[0] if unfinished else math.inf
+        done = [future for future, last in self._waiting if last < first]
+        self._waiting = [(future, last) for future, last in self._waiting if last >= first]
+        for future in done:
+            self._answer(future, True)  # noqa: FBT003
+
+    def _plan_scrub(self) -> None:
+        """Have the views built anew in half of the time that there is: the rest is for the building, and for failures."""
+        self.unscrubbed, oldest_us = erasure.unscrubbed(self._committer.ledger)
+        if not self.unscrubbed:
+            self._scrub_s = math.inf
+            return
+        self.scrub_by_us = oldest_us + self._settings.scrub_s * 1_000_000
+        wait_s = (self.scrub_by_us - now_us()) / 1_000_000 - self._settings.scrub_s / 2
+        self._scrub_s = time.monotonic() + min(max(wait_s, 0.0), self._settings.scrub_s / 2)
+
+    def _scrub(self) -> None:
+        self._eraser.note_scrubbed()
+        self._plan_scrub()
+        if self._scrub_s > time.monotonic():
+            return
+        self._scrub_s = time.monotonic() + SCRUB_PAUSE_S
+        if self._rebuilder.progress is None:
+            try:
+                self._rebuild()
+            except (RebuildRunning, Overloaded):
+                return
+            # Where it fails it is tried again, but not at once.
+            self._scrub_s = time.monotonic() + max(FAILURE_PAUSE_S, self._settings.scrub_s / 10)
+            log.info("scrub started", erasures=self.unscrubbed)
