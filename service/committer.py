@@ -5,6 +5,9 @@ Synchronous and for one thread; `writer.py` feeds it while serving, an import fe
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
 
 from projections import projection
 from projections.batch import APPEND
@@ -13,8 +16,9 @@ from projections.views import Views
 from service import database, idempotency, ledger, tree
 from service.board import Board
 from service.database import Connection
-from service.errors import DomainError, Overloaded, RefusedToStart, StorageFull
+from service.errors import DomainError, OutcomeUnknown, Overloaded, RefusedToStart, StorageFull
 from service.events import KEYS_SESSION, SYSTEM_TENANT
+from service.file_presence import FilePresence
 from service.group import Accepted, Group, Outcome, States, Submission
 from service.idempotency import KeyClock
 from service.keys import KeyRing
@@ -22,6 +26,8 @@ from service.ledger import Record
 from service.location import Location, exclusive
 from service.merkle import Frontier
 from service.settings import Settings
+
+log = structlog.get_logger("chatledger.committer")
 
 KNOWN_STATES_MAX = 4_000
 """The most session states that are kept from one group to the next; with 64 KiB of traits each at the worst."""
@@ -105,6 +111,8 @@ class Committer:
         self.location = location
         self.settings = settings
         self._ledger: Connection | None = None
+        self._files: FilePresence | None = None
+        self._missing: str | None = None
         self._states: States = {}
         self.keys = KeyRing()
         # Whether the views are known to be at the ledger's head. Nobody else writes while this process holds
@@ -185,6 +193,11 @@ class Committer:
         return self._ledger is not None
 
     @property
+    def has_its_files(self) -> bool:
+        """Whether the ledger's files were there, behind the last group."""
+        return self._missing is None
+
+    @property
     def ledger(self) -> Connection:
         """The ledger's writing connection."""
         if self._ledger is None:
@@ -197,6 +210,8 @@ class Committer:
         Raises:
             RefusedToStart: rule 10.
         """
+        if self._files is not None and self._files.is_replaced:
+            raise RefusedToStart("The ledger's file was removed or replaced: bring it back, or start the server again.")
         connection = database.open_ledger(self.location, self.settings)
         try:
             ledger.check_tail(connection)
@@ -207,6 +222,7 @@ class Committer:
             connection.close()
             raise
         self._ledger, self._in_step, self.keys = connection, False, keys
+        self._files = FilePresence(self.location)
 
     def open_beside(self) -> None:
         """Open both files, where others have them open already. The caller has the turn."""
@@ -309,6 +325,8 @@ class Committer:
             CommitFailed: nobody knows whether the group was written; `reopen` before anything else.
         """
         self._open_again()
+        if self._missing is not None and self._look_for_files() is not None:
+            raise Overloaded("The ledger's file was removed or replaced; nothing is written.", retry_after_s=5)
         states, self._states = self._states, {}
         try:
             if not self._in_step or len(states) > KNOWN_STATES_MAX:
@@ -340,7 +358,20 @@ class Committer:
         # Only now: after a failure the head and the states are read anew.
         self._in_step, self._states = True, group.states
         self._next_stream, self.keys = group.next_stream, group.keyring
+        if self._look_for_files() is not None:
+            raise OutcomeUnknown("The ledger's file was removed or replaced; this write may be lost.")
         return [found.outcome(records) if isinstance(found, Accepted) else found for found in decided]
+
+    def _look_for_files(self) -> str | None:
+        """The name of a file of the ledger that is not there any more; said in the log when it is noticed."""
+        found = None if self._files is None else self._files.missing()
+        if found != self._missing:
+            if found is not None:
+                log.error("ledger removed", file=Path(found).name)
+            else:
+                log.warning("ledger back")
+            self._missing = found
+        return found
 
     def _write(self, group: Group, records: Sequence[Record]) -> None:
         """Write a group into the ledger and the views: one transaction, the ledger's file first."""

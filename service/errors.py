@@ -166,10 +166,11 @@ class OutcomeUnknown(DomainError):
 
     name = "outcome-unknown"
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The outcome of this write is not known. Repeat it with the same Idempotency-Key or message id."
-        )
+    def __init__(
+        self,
+        detail: str = "The outcome of this write is not known. Repeat it with the same Idempotency-Key or message id.",
+    ) -> None:
+        super().__init__(detail)
 
 
 class ErasurePending(DomainError):

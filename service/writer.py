@@ -97,7 +97,13 @@ class Writer:
     @property
     def alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive() and not (self.gone or self._closing) and self._committer.is_open
+        committer = self._committer
+        return (
+            self._thread.is_alive()
+            and not (self.gone or self._closing)
+            and committer.is_open
+            and committer.has_its_files
+        )
 
     @property
     def gone(self) -> bool:

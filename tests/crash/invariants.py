@@ -20,7 +20,7 @@ from support.tables import dump, rows_of
 
 from projections.build import Builder
 from projections.views import BUILT_IN
-from service import database, erasure, ledger
+from service import database, erasure, erasure_list, ledger
 from service.committer import Committer, hold
 from service.errors import ChatledgerError
 from service.group import Committed

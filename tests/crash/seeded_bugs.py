@@ -6,7 +6,7 @@ from typing import Any
 from unittest.mock import patch
 
 from projections import batch, build, views
-from service import committer, database, erasure, ledger, location, restore, signing, tree
+from service import committer, database, erasure, erasure_list, ledger, location, restore, signing, tree
 
 
 def _with_less_sync(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,15 +49,18 @@ def _write_apart(self: committer.Committer, group: Any, records: Any) -> None:
         _position_first(self.ledger, self.ledger, (), start=self.views.position, end=group.position)
 
 
-def _list_after(real_list: Callable[..., None], real_remove: Callable[..., None]) -> dict[str, Callable[..., None]]:
+def _list_after() -> Iterator[Any]:
+    """The list beside the ledger is written once the payloads are gone."""
+    add, finish = erasure_list.add, erasure.Eraser._finish
     waiting: list[tuple[Any, ...]] = []
 
-    def remove(*arguments: Any) -> None:
-        real_remove(*arguments)
+    def finish_and_list(eraser: erasure.Eraser) -> None:
         while waiting:
-            real_list(*waiting.pop())
+            add(*waiting.pop())
+        finish(eraser)
 
-    return {"_list": lambda *arguments: waiting.append(arguments), "_remove_payloads": remove}
+    yield patch.object(erasure_list, "add", lambda *arguments: waiting.append(arguments))
+    yield patch.object(erasure.Eraser, "_finish", finish_and_list)
 
 
 @contextmanager
@@ -102,12 +105,11 @@ def _changes(bug: str | None) -> Iterator[Any]:
             yield patch.object(views, "take_to", _position_first)
             yield patch.object(build, "take_to", _position_first)
         case "no_folder_sync":
-            for module in (location, views, erasure, restore, signing):
+            for module in (location, views, erasure_list, restore, signing):
                 if hasattr(module, "sync_folder"):
                     yield patch.object(module, "sync_folder", _nothing)
         case "list_after_erasing":
-            changed = _list_after(erasure._list, erasure._remove_payloads)
-            yield patch.multiple(erasure, **changed)
+            yield from _list_after()
         case "failed_commit_taken_for_none":
             yield patch.object(database, "immediate", _immediate_without_doubt)
             yield patch.object(database, "autocommit", _autocommit_without_doubt)
