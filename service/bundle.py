@@ -79,21 +79,22 @@ def make(ledger_db: Connection, records: Sequence[Record], signer: Signer) -> by
     """The bundle of one session's *records*, under the head that the ledger has in the caller's snapshot."""
     frontier = tree.read(ledger_db)
     nodes = tree.Nodes(ledger_db, frontier.size)
+    pending = ledger.pending_erasures(ledger_db)
     bundle = Bundle(
         format=FORMAT,
         public_key=str(signer.verifier),
         checkpoint=signer.sign(frontier.size, frontier.root()),
-        events=[_proven(ledger_db, record, nodes) for record in records],
+        events=[_proven(record, ledger.commitment_of(ledger_db, record), nodes, pending) for record in records],
     )
     return msgspec.json.encode(bundle)
 
 
-def _proven(ledger_db: Connection, record: Record, nodes: tree.Nodes) -> ProvenEvent:
-    event = record.event
+def _proven(record: Record, committed: bytes, nodes: tree.Nodes, pending: ledger.PendingErasures) -> ProvenEvent:
+    event, record = record.event, pending.hide(record)
     path = inclusion_proof(nodes.node, event.position - 1, nodes.size)
     return ProvenEvent(
         actor=event.actor,
-        commitment=ledger.commitment_of(ledger_db, record).hex(),
+        commitment=committed.hex(),
         payload=None if record.payload is None else record.payload.decode(),
         position=event.position,
         proof=[b64encode(found).decode() for found in path],

@@ -123,12 +123,12 @@ def _exported(document: MessageDocument, ids: set[str]) -> Message:
 
 def event_lines(ledger_db: Connection, *, tenant_id: str | None) -> Iterator[tuple[int, bytes]]:
     """One line an event in ledger order, of one tenant or of all, each with its position."""
-    source = "urn:uuid:" + ledger.identity(ledger_db)
+    source, pending = "urn:uuid:" + ledger.identity(ledger_db), ledger.pending_erasures(ledger_db)
     position = 0
     while records := ledger.read_records_after(ledger_db, position, _PAGE):
         for record in records:
             if tenant_id is None or record.event.tenant_id == tenant_id:
-                yield record.event.position, _cloud_event(ledger_db, record, source).encode() + b"\n"
+                yield record.event.position, _cloud_event(ledger_db, record, source, pending).encode() + b"\n"
         position = records[-1].event.position
 
 
@@ -141,21 +141,24 @@ def session_event_lines(ledger_db: Connection, tenant_id: str, session_id: str) 
     stream = ledger.find_stream(ledger_db, tenant_id, session_id)
     if stream is None:
         raise NotFound("session")
-    source = "urn:uuid:" + ledger.identity(ledger_db)
+    source, pending = "urn:uuid:" + ledger.identity(ledger_db), ledger.pending_erasures(ledger_db)
     for record in ledger.read_stream(ledger_db, stream):
-        yield record.event.version, _cloud_event(ledger_db, record, source).encode() + b"\n"
+        yield record.event.version, _cloud_event(ledger_db, record, source, pending).encode() + b"\n"
 
 
-def _cloud_event(ledger_db: Connection, record: Record, source: str) -> CloudEvent:
+def _cloud_event(
+    ledger_db: Connection, record: Record, source: str, pending: ledger.PendingErasures
+) -> CloudEvent:
     """The event, with what its leaf can be made from: the salt, or where that is erased the commitment itself."""
-    event, salt = record.event, record.salt
+    shown = pending.hide(record)
+    event, salt = record.event, shown.salt
     return CloudEvent(
         id=str(event.position),
         source=source,
         type=event.type,
         subject=event.session_id,
         time=format_us(event.recorded_at),
-        data=Raw(b"null" if record.payload is None else record.payload),
+        data=Raw(b"null" if shown.payload is None else shown.payload),
         tenant=event.tenant_id,
         position=str(event.position),
         sessionversion=str(event.version),

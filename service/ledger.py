@@ -1,7 +1,7 @@
 """The ledger's rows: sealing events with their leaves, writing them, and reading them back."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -52,6 +52,10 @@ _UNFINISHED_FORKS = "SELECT stream FROM unfinished WHERE source = ? ORDER BY str
 _ALL_UNFINISHED = "SELECT stream FROM unfinished ORDER BY stream"
 _FINISH = "DELETE FROM unfinished WHERE stream IN (SELECT value FROM json_each(?))"
 
+_PENDING = "SELECT stream, position FROM erasures WHERE NOT cleared"
+_PENDING_MESSAGES = "SELECT position FROM erasable WHERE by IN (SELECT position FROM erasures WHERE NOT cleared)"
+_KNOWS_PENDING = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('erasures') WHERE name = 'cleared')"
+
 _LAST_VERSION = 2**63 - 1
 
 
@@ -85,6 +89,24 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     payload: bytes | None
     salt: bytes | None
     leaf: bytes
+
+
+class PendingErasures(msgspec.Struct, frozen=True):
+    """The erasures that are recorded while the payloads are still there: nobody is shown these any more."""
+
+    streams: Mapping[int, int] = {}
+    """By stream, the position of its `session.erased`."""
+    positions: frozenset[int] = frozenset()
+
+    def hide(self, record: Record) -> Record:
+        """*record* as it is shown: without its payload, if that is about to go."""
+        event = record.event
+        ends_at = self.streams.get(event.stream)
+        if event.position in self.positions or (ends_at is not None and event.position < ends_at):
+            return msgspec.structs.replace(
+                record, payload=None, salt=None, event=msgspec.structs.replace(event, data=None)
+            )
+        return record
 
 
 @contextmanager
@@ -241,6 +263,23 @@ def may_be_erased(connection: Connection, stream: int, position: int) -> bool:
         return True
     # Before schema 5 only whole sessions could be erased.
     return database.has_table(connection, "erasable") and bool(connection.execute(_IS_ERASABLE, (position,)).get)
+
+
+@_reading()
+def pending_erasures(connection: Connection) -> PendingErasures:
+    """Those that are not finished; nearly always none."""
+    if not connection.execute(_KNOWS_PENDING).get:  # a ledger of an older schema
+        return PendingErasures()
+    rows: list[tuple[Any, ...]] = connection.execute(_PENDING).fetchall()
+    if not rows:
+        return PendingErasures()
+    positions = frozenset(position for (position,) in connection.execute(_PENDING_MESSAGES))
+    ended = {stream: position for stream, position in rows if _type_at(connection, position) == SESSION_ERASED}
+    return PendingErasures(ended, positions)
+
+
+def _type_at(connection: Connection, position: int) -> str:
+    return str(connection.execute("SELECT type FROM events WHERE position = ?", (position,)).get)
 
 
 @_reading()

@@ -379,7 +379,8 @@ def _answer_again(ledger_db: Connection, answer: Answer) -> Written:
     if answer.positions is None:
         return _made(ledger_db, answer.stream, replayed=True, version=answer.version)
     documents = {}
-    for record in ledger.read_positions(ledger_db, answer.positions):
+    pending = ledger.pending_erasures(ledger_db)
+    for record in map(pending.hide, ledger.read_positions(ledger_db, answer.positions)):
         if isinstance(record.event.data, MessageAppended):
             documents[record.event.position] = stored_message_document(record.event, record.event.data)
     if len(documents) < len(set(answer.positions)):
@@ -389,7 +390,8 @@ def _answer_again(ledger_db: Connection, answer: Answer) -> Written:
 
 def _made(ledger_db: Connection, stream: int, *, version: int = 1, replayed: bool) -> Written:
     """A session as it was when it was made; at *version*, or, of a fork, behind its last copy."""
-    (first,) = ledger.read_stream(ledger_db, stream, limit=1)
+    pending = ledger.pending_erasures(ledger_db)
+    first = pending.hide(next(ledger.read_stream(ledger_db, stream, limit=1)))
     if isinstance(first.event.data, SessionCreated):
         version = max(version, first.event.data.visible_at)
     last = list(ledger.read_stream(ledger_db, stream, after_version=version - 1, limit=1))

@@ -42,7 +42,8 @@ class TenantAudit:
             stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
             if stream is None:
                 raise NotFound("session")
-            records = ledger.read_stream(ledger_db, stream, after_version=after, limit=limit + 1)
+            pending = ledger.pending_erasures(ledger_db)
+            records = map(pending.hide, ledger.read_stream(ledger_db, stream, after_version=after, limit=limit + 1))
             shown, more = take(map(_document, records), limit, bytes_max=self._settings.page_bytes_max)
             version = ledger.version_of(ledger_db, stream)
             return EventPage(shown, after + len(shown), more, version)
@@ -83,7 +84,7 @@ class TenantAudit:
 
         def query(views: Connection, ledger_db: Connection) -> EventPage:
             positions = feed.positions(views, self.tenant_id, after=after, limit=limit + 1, event_type=event_type)
-            records = ledger.read_positions(ledger_db, positions)
+            records = map(ledger.pending_erasures(ledger_db).hide, ledger.read_positions(ledger_db, positions))
             shown, more = take(map(_document, records), limit, bytes_max=self._settings.page_bytes_max)
             return EventPage(shown, positions[len(shown) - 1] if shown else after, more)
 

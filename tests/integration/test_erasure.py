@@ -16,7 +16,7 @@ from support.store import Store, append, create, delete, message, remove, run, s
 from support.tables import dump, dump_rebuilt, wrong_leaves
 
 from projections import build, sessions
-from service import database, erasure, erasure_list, ledger, verify
+from service import bundle, database, erasure, erasure_list, exporter, ledger, verify
 from service.commands import EraseSession
 from service.database import Connection
 from service.erasure import Eraser, State
@@ -24,6 +24,7 @@ from service.errors import ErasurePending, NotFound, VersionConflict
 from service.group import Committed
 from service.idempotency import IdempotencyKey
 from service.settings import Settings
+from service.signing import Signer
 
 LONG = f"{CANARY} " * 1_000
 REASON = "request 17"
@@ -208,6 +209,28 @@ def test_the_commitments_that_are_kept_give_the_same_leaves(store: Store, folder
     with closing(database.open_ledger_reader(store.location, store.settings)) as reader:
         assert verify.verify_ledger(reader).size == ledger.head(store.ledger).position
     assert found_beside_views(folder) == []
+
+
+def test_nobody_is_shown_what_is_about_to_go(store: Store) -> None:
+    """Between the event and the last step payloads are still in the ledger: no listing, proof, export or repeat has them."""
+    key = IdempotencyKey("k-m", hashlib.sha256(b"y").digest())
+    store.commit_all(msgspec.structs.replace(append("s", message("last", CANARY)), idempotency_key=key), erase())
+    assert payloads_of(store, "s")[1] is not None
+    audit, signer = store.audit(), Signer.new("test")
+    shown = [
+        run(audit.session_events("s", after=0, limit=100)).events,
+        run(audit.events(after=0, limit=100, event_type=None)).events,
+    ]
+    shown.append([line for _, line in exporter.event_lines(store.ledger, tenant_id=None)])
+    shown.append([line for _, line in exporter.session_event_lines(store.ledger, "default", "s")])
+    proof = run(audit.proof("s", signer))
+    for documents in (*shown, [proof]):
+        assert documents
+        assert CANARY.encode() not in b"".join(documents)
+    assert bundle.check(proof).erased == bundle.check(proof).events - 1
+    for known in (key, IdempotencyKey("k-s", hashlib.sha256(b"x").digest())):
+        with pytest.raises(NotFound):
+            run(store.tenant().replayed(known))
 
 
 def test_a_deleted_session_can_be_erased(store: Store, folder: Path) -> None:

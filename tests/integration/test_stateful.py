@@ -316,7 +316,9 @@ class Ledger(RuleBasedStateMachine):
 
     def _only_what_was_erased_is_gone(self) -> None:
         """All payloads of erased sessions but that of the erasure, and no other; the tree still holds."""
-        gone = self.store.ledger.execute("SELECT count(*) FROM events WHERE payload < x'01' AND salt = zeroblob(16)").get
+        gone = self.store.ledger.execute(
+            "SELECT count(*) FROM events WHERE payload < x'01' AND salt = zeroblob(16)"
+        ).get
         assert gone == sum(session.version - 1 for session in self.model.sessions.values() if session.erased)
         assert verify.verify_ledger(self.store.ledger).size == self.store.views.position
 

@@ -162,8 +162,12 @@ def test_an_erasure_is_let_through_behind_its_event(plain: apsw.Connection) -> N
         pytest.param("SET payload = NULL, salt = NULL WHERE position = 1", id="NULL, which changes the row's size"),
         pytest.param("SET payload = NULL, salt = zeroblob(16) WHERE position = 1", id="NULL and zeros"),
         pytest.param("SET payload = zeroblob(1), salt = zeroblob(16) WHERE position = 1", id="a shorter payload"),
-        pytest.param("SET payload = zeroblob(length(payload) + 1), salt = zeroblob(16) WHERE position = 1", id="longer"),
-        pytest.param("SET payload = zeroblob(length(payload)), salt = zeroblob(9) WHERE position = 1", id="a short salt"),
+        pytest.param(
+            "SET payload = zeroblob(length(payload) + 1), salt = zeroblob(16) WHERE position = 1", id="longer"
+        ),
+        pytest.param(
+            "SET payload = zeroblob(length(payload)), salt = zeroblob(9) WHERE position = 1", id="a short salt"
+        ),
         pytest.param("SET payload = x'7b7d', salt = zeroblob(16) WHERE position = 1", id="another payload"),
         pytest.param(f"SET {BLANK}, actor = 'me' WHERE position = 1", id="the actor too"),
         pytest.param(f"SET {BLANK}, type = 'x' WHERE position = 1", id="the type too"),
@@ -281,4 +285,6 @@ def test_an_erased_creation_of_a_copied_ledger_says_nothing(plain: apsw.Connecti
     for position, kind in ((6, "session.created"), (7, "message.erased")):
         gone = f"'{kind}', 1, 0, 'open', zeroblob(30), zeroblob(16), zeroblob(32)"
         plain.execute(f"INSERT INTO events {EVENT} VALUES ({position}, 3, {position - 5}, {gone})")
-    assert plain.execute("SELECT count(*) FROM unfinished").get == plain.execute("SELECT count(*) FROM erasable").get == 0
+    assert (
+        plain.execute("SELECT count(*) FROM unfinished").get == plain.execute("SELECT count(*) FROM erasable").get == 0
+    )
