@@ -90,9 +90,7 @@ _DOCUMENT = "SELECT CAST(payload AS BLOB), created_at FROM messages"
 _KNOWN = """SELECT id, position, removed FROM messages
   WHERE session_id = ? AND id IN (SELECT value FROM json_each(?))"""
 _PAGE_UP = f"{_DOCUMENT} WHERE session_id = ? AND removed = 0 AND seq > ? AND seq < ? ORDER BY seq LIMIT ?"
-_PAGE_DOWN = (
-    f"{_DOCUMENT} WHERE session_id = ? AND removed = 0 AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?"
-)
+_PAGE_DOWN = f"{_DOCUMENT} WHERE session_id = ? AND removed = 0 AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?"
 
 # When each of the newest messages was made; the message itself says it where the row does not.
 _NEWEST_MADE = """SELECT id, coalesce(created_at, unixepoch(substr(payload ->> '$.message.created_at', 1, 19)) * 1000000

@@ -46,7 +46,7 @@ class CreateSession(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class ForkSession(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Make a session as a copy of *source* as of a version; `created` and `messages` were read from there.
 
-    Of *total* messages these are the first; `ContinueFork` adds the others, and readers see the session behind the last.
+    Of *total* messages these are the first. `ContinueFork` adds the others; readers see the session behind the last.
     """
 
     source: ForkedFrom

@@ -144,8 +144,8 @@ def _open_writer(
         connection.pragma("foreign_keys", True)  # noqa: FBT003
         connection.pragma("recursive_triggers", True)  # noqa: FBT003
         connection.pragma("temp_store", "memory")
-        # From the first row on: a root page that splits otherwise leaves copies of its rows (docs/decisions/0022). What is
-        # attached later has it too.
+        # From the first row on: a root page that splits otherwise leaves copies of its rows (docs/decisions/0022).
+        # What is attached later has it too.
         connection.pragma("secure_delete", "fast")
         checkpoint_by_itself(connection, settings)
         limit_log(connection, "main", pages=settings.wal_checkpoint_pages)

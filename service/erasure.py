@@ -1,14 +1,14 @@
 """Erasing for good: what follows a `session.erased` or `message.erased` event (rule 9).
 
-The event is committed first, as any other, and with it a row in the table `erasures`. From then on readers see nothing of
-it. Then, in steps of one small transaction each, between which others write: the erasure is added to a list beside the
-ledger, the rows go from the views, the payloads and salts in the ledger are overwritten with zeros, and the write-ahead
-logs are truncated. Then the answer goes out. The ledger is last, because whatever was made from its payloads can be made
-again, and cleared again, only while they are there. Each step can be done twice, so that a crash anywhere leaves nothing
-that the next start does not finish (docs/decisions/0022-erasure-in-place.md).
+The event is committed first, as any other, and with it a row in the table `erasures`. From then on readers see nothing
+of it. Then, in steps of one small transaction each, between which others write: the erasure is added to a list beside
+the ledger, the rows go from the views, the payloads and salts in the ledger are overwritten with zeros, and the
+write-ahead logs are truncated. Then the answer goes out. The ledger is last, because what was made from its payloads
+can be made again, and cleared again, only while they are there. Each step can be done twice, so that a crash anywhere
+leaves nothing that the next start does not finish (docs/decisions/0022-erasure-in-place.md).
 
-Rows of the views move between pages and leave copies there. Views that are built after the erasure have none: the row in
-`erasures` stays until such ones are live.
+Rows of the views move between pages and leave copies there. Views that are built after the erasure have none: the row
+in `erasures` stays until such ones are live.
 """
 
 import enum
@@ -38,7 +38,7 @@ ROWS_A_STEP = 1_000
 """Each may be in a page of its own: so a step writes 8 MiB at most, a few tens of milliseconds."""
 BYTES_A_STEP = 8 * 1024 * 1024
 TRUNCATE_WAITS_MS = (0, 10, 25, 50)
-"""How long the first tries to truncate the logs wait for readers, with the write lock held; the last for all further."""
+"""How long the tries to truncate the logs wait for readers, with the write lock held; then the last."""
 RETRY_TIMEOUT_MS = 100
 """How long a command waits for readers of what a crash has left to erase, before it goes on with its own work."""
 TRY_PAUSE_S = 0.005
@@ -117,7 +117,7 @@ class Eraser:
     """The erasures of one ledger, carried out by its writer in small steps."""
 
     def __init__(self, committer: Committer, copy_logs: Callable[[], bool] | None = None) -> None:
-        """*copy_logs*, if there is somebody who does that beside, has the logs copied back and says whether they are."""
+        """Make it; *copy_logs*, if another thread does that, has the logs copied back and says whether they are."""
         self._committer = committer
         self._copy_logs = copy_logs
         self._works: dict[int, _Work] = {}
@@ -294,7 +294,7 @@ def _entry(event: Event, ledger_id: str) -> Erasure:
 
 
 def unscrubbed(ledger_db: Connection) -> tuple[int, int]:
-    """How many finished erasures may still have copies in the views' file, and the µs at which the first was recorded."""
+    """How many finished erasures may have copies in the views' file, and the µs at which the first was recorded."""
     rows: list[tuple[Any, ...]] = ledger_db.execute(_OLDEST_UNSCRUBBED).fetchall()
     return rows[0][0], rows[0][1] or 0
 

@@ -38,32 +38,23 @@ def listed_in(path: Path) -> Iterator[Erasure]:
     """The erasures in the list at *path*, the oldest first; none where there is no such file.
 
     Raises:
-        msgspec.DecodeError: a line that is not the last is none of ours.
+        msgspec.DecodeError: a line is none of ours, and is not a last one that is torn.
     """
     if not path.exists():
         return
     with path.open("rb") as file:
-        for line in _whole_lines(file):
-            yield _decode(line)
+        before = b""
+        for line in file:
+            if before:
+                yield _decode(before)
+            before = line
+        if before and not _is_torn(before):
+            yield _decode(before)
 
 
-def _whole_lines(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """All lines but a last one that is torn."""
-    before: bytes | None = None
-    for line in lines:
-        if before is not None:
-            yield before
-        before = line
-    if before is not None and _is_whole(before):
-        yield before
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        _decode(line)
-    except msgspec.DecodeError:
-        return False
-    return line.endswith(b"\n")
+def _is_torn(line: bytes) -> bool:
+    """Whether a power cut has kept a part of the last line from the disk: its end, or blocks before that, as zeros."""
+    return not line.endswith(b"\n") or b"\0" in line
 
 
 def listed_positions(path: Path, ledger_id: str, wanted: Collection[int]) -> set[int]:
@@ -96,12 +87,9 @@ def add(path: Path, entries: list[Erasure]) -> None:
 
 
 def _end_of_whole_lines(descriptor: int) -> int:
-    """Where the next line begins: behind the last line that is not torn."""
+    """Where the next line begins: behind the last one that is not torn."""
     size = os.fstat(descriptor).st_size
     start = max(0, size - _READ_BYTES)
     tail = os.pread(descriptor, size - start, start)
-    if tail and not tail.endswith(b"\n"):
-        tail = tail[: tail.rfind(b"\n") + 1]
     last = tail.rfind(b"\n", 0, -1) + 1
-    # A line whose beginning was not written ends in a newline all the same.
-    return start + (len(tail) if not tail or _is_whole(tail[last:]) else last)
+    return start + last if _is_torn(tail[last:]) else size

@@ -1,9 +1,9 @@
-"""When the writer carries out what erasures have left to do: their steps, and the views that are built anew behind them."""
+"""When the writer carries out what erasures have left to do: their steps, and the views that are built behind them."""
 
-import asyncio
 import math
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -15,6 +15,9 @@ from service.erasure import Eraser, State
 from service.errors import Overloaded, RebuildRunning
 from service.rebuilder import Rebuilder
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    import asyncio
 
 log = structlog.get_logger("chatledger.writer")
 
@@ -151,7 +154,7 @@ class ErasureMaintenance:
             self._answer(future, True)  # noqa: FBT003
 
     def _plan_scrub(self) -> None:
-        """Have the views built anew in half of the time that there is: the rest is for the building, and for failures."""
+        """Have the views built in half of the time that there is: the rest is for the building, and for failures."""
         self.unscrubbed, oldest_us = erasure.unscrubbed(self._committer.ledger)
         if not self.unscrubbed:
             self._scrub_s = math.inf

@@ -146,9 +146,7 @@ def session_event_lines(ledger_db: Connection, tenant_id: str, session_id: str) 
         yield record.event.version, _cloud_event(ledger_db, record, source, pending).encode() + b"\n"
 
 
-def _cloud_event(
-    ledger_db: Connection, record: Record, source: str, pending: ledger.PendingErasures
-) -> CloudEvent:
+def _cloud_event(ledger_db: Connection, record: Record, source: str, pending: ledger.PendingErasures) -> CloudEvent:
     """The event, with what its leaf can be made from: the salt, or where that is erased the commitment itself."""
     shown = pending.hide(record)
     event, salt = record.event, shown.salt

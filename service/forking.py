@@ -74,8 +74,8 @@ def _created(state: SessionState, title: str | None) -> SessionCreated:
 class Copies:
     """The copies that a plan says, from the first on; each piece is read when it is asked for.
 
-    A parent that was removed gives way to its nearest ancestor that is there: parents that are not said are the messages
-    before, whatever became of these (docs/http-api.md).
+    A parent that was removed gives way to its nearest ancestor that is there. A parent that is not said is the message
+    before, whatever became of that (docs/http-api.md).
     """
 
     def __init__(self, plan: ForkPlan) -> None:

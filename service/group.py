@@ -213,7 +213,7 @@ class Group:
         for stream in forks:
             if stream in self.finished:
                 continue
-            tenant_id, session_id = self._owner(stream)
+            _, session_id = self._owner(stream)
             fork = msgspec.structs.replace(submission, session_id=session_id, expected_version=None, user_id=None)
             self.decide(msgspec.structs.replace(fork, idempotency_key=None))
 
@@ -246,7 +246,9 @@ class Group:
             stream = self._ended(tenant_id, session_id)
             return Context(session_id, None, stream is not None, {}, ended=stream, keys=self.keyring)
         if isinstance(command, ContinueFork):
-            return Context(session_id, None, False, {}, unfinished=self._find_unfinished(tenant_id, session_id))
+            return Context(
+                session_id, None, taken=True, stored={}, unfinished=self._find_unfinished(tenant_id, session_id)
+            )
         making = isinstance(command, (CreateSession, ForkSession))
         taken = making and self._is_taken(tenant_id, session_id)
         # A session that is to be made is either taken, and what it is does not matter, or not there.

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -111,9 +112,8 @@ def _salted(connection: Connection, key: IdempotencyKey, answer: Answer, known: 
         others = [known.by_position.get(position) for position in answer.positions]
         if None in others:
             wanted = msgspec.json.encode(answer.positions).decode()
-            stored: dict[int, bytes | None] = {
-                place: found for place, found in connection.execute(_SALTS_AT, (wanted,))
-            }
+            found: list[tuple[Any, ...]] = connection.execute(_SALTS_AT, (wanted,)).fetchall()
+            stored: dict[int, bytes | None] = dict(found)
             others = [stored.get(position) for position in answer.positions]
     salt = known.by_version.get((stream, version))
     if salt is None:

@@ -1,7 +1,7 @@
 """A ledger made of a backup, as it was or as of an earlier position, where none is."""
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from service.clock import now_us
 from service.committer import hold
 from service.database import Connection
 from service.errors import LedgerDamaged, LedgerLocked, RefusedToStart
-from service.events import SESSION_ERASED, Event, decode_payload
+from service.events import MESSAGE_ERASED, SESSION_ERASED, Event, EventData, MessageErased, decode_payload, type_of
 from service.location import Location, check_filesystem, exclusive, put_in_place, remove, sync_folder
 from service.merkle import Frontier
 from service.settings import Settings
 
+MIGRATED = ".migrated"
+"""Behind the name of what is being restored: a copy of an older backup, brought to our schema."""
 _BATCH_EVENTS = 10_000
 _IDENTITY = "SELECT id, created_at FROM ledger"
 _STREAMS = """INSERT INTO main.streams SELECT * FROM source.streams
@@ -25,6 +27,9 @@ _EVENTS = "INSERT INTO main.events SELECT * FROM source.events WHERE position > 
 _COMMITMENTS = "INSERT INTO main.commitments SELECT * FROM source.commitments WHERE position <= ?"
 # Each event of an erasure has put itself there again; most were finished long ago.
 _NO_ERASURES = "DELETE FROM main.erasures"
+# Each fork has put itself there with its first event.
+_NO_FINISHED = """DELETE FROM main.unfinished
+  WHERE visible_at <= (SELECT max(version) FROM main.events WHERE events.stream = unfinished.stream)"""
 _ERASURES = "INSERT INTO main.erasures SELECT * FROM source.erasures WHERE position <= ?"
 # An answer is made from the events of its command, so it can be given again only where these are.
 _ANSWERS = """INSERT INTO main.idempotency SELECT * FROM source.idempotency AS kept
@@ -33,13 +38,20 @@ _ANSWERS = """INSERT INTO main.idempotency SELECT * FROM source.idempotency AS k
 _LATER_ERASURES = """SELECT s.key, s.tenant_id, s.session_id, e.schema, e.actor, e.request_id, e.payload
   FROM main.streams AS s JOIN source.events AS e ON e.stream = s.key
   WHERE e.position > ? AND e.type = 'session.erased' ORDER BY e.position"""
+# Of messages in sessions that are not erased as a whole, which have lost their payloads in the backup.
+_LATER_ERASURES_OF_MESSAGES = """SELECT s.key, s.tenant_id, s.session_id, e.schema, e.actor, e.request_id, e.payload
+  FROM main.streams AS s JOIN source.events AS e ON e.stream = s.key
+  WHERE e.position > ? AND e.type = 'message.erased' AND e.payload >= x'01' ORDER BY e.position"""
 _INSERT = "INSERT INTO main.events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _KEY_USES = "INSERT INTO main.key_uses SELECT * FROM source.key_uses"
 COPIED = frozenset(
-    {"ledger", "streams", "events", "idempotency", "commitments", "erasures", "tree", "tiles", "key_uses"}
+    {
+        *("ledger", "streams", "events", "idempotency", "commitments", "tree", "tiles", "key_uses"),
+        *("erasures", "erasable", "unfinished"),
+    }
 )
-"""The ledger's tables as `_copy_to` knows them; the tree's are built from the leaves."""
+"""The ledger's tables as `_copy_to` knows them; the tree's are built from the leaves, the last by triggers."""
 
 Progress = Callable[[int, int], None]
 
@@ -103,7 +115,8 @@ def _restore(location: Location, settings: Settings, source: Path, steps: Steps,
             if to_position is None:
                 backup.copy(connection, name, settings, steps.copied)
             else:
-                _copy_to(connection, name, settings, to_position, steps.copied)
+                with _up_to_date(connection, name, settings) as migrated:
+                    _copy_to(migrated, name, settings, to_position, steps.copied)
         if erasures:
             _erase_listed(name, listed, settings)
         found = backup.verified(name, settings, steps.verified)
@@ -118,6 +131,21 @@ def _restore(location: Location, settings: Settings, source: Path, steps: Steps,
     finally:
         _remove_all(name)
     return found
+
+
+@contextmanager
+def _up_to_date(source: Connection, name: str, settings: Settings) -> Iterator[Connection]:
+    """*source*, or a copy of it that has our schema, where it has an older one."""
+    if source.pragma("user_version") == database.newest_schema():
+        yield source
+        return
+    copy = name + MIGRATED
+    try:
+        backup.copy(source, copy, settings, lambda _done, _total: None)
+        with closing(database.open_ledger_reader(Location(copy, memory=False), settings)) as migrated:
+            yield migrated
+    finally:
+        remove(copy)
 
 
 def _remove_all(name: str) -> None:
@@ -176,11 +204,10 @@ def _copy_to(source: Connection, name: str, settings: Settings, position: int, o
         with database.immediate(target):
             target.execute(_ANSWERS)
             target.execute(_NO_ERASURES)
-            for table, query in (("commitments", _COMMITMENTS), ("erasures", _ERASURES)):
-                if database.has_table(source, table):  # an older schema has none
-                    target.execute(query, (position,))
-            if database.has_table(source, "key_uses"):
-                target.execute(_KEY_USES)
+            target.execute(_COMMITMENTS, (position,))
+            target.execute(_ERASURES, (position,))
+            target.execute(_KEY_USES)
+            target.execute(_NO_FINISHED)
             _erase_again(target, position)
         target.execute("DETACH source")
         tree.rebuild(target)
@@ -192,22 +219,32 @@ def _erase_again(target: Connection, position: int) -> None:
 
     Numbered here, and not by the committer: to that a ledger whose payloads are gone, and not erased, is a damaged one.
     """
-    found: list[tuple[Any, ...]] = target.execute(_LATER_ERASURES, (position,)).fetchall()
-    time_us = now_us()
-    events = [
-        Event(
-            position=position + number,
-            stream=stream,
-            tenant_id=tenant_id,
-            session_id=session_id,
-            version=ledger.version_of(target, stream) + 1,
-            type=SESSION_ERASED,
-            recorded_at=time_us,
-            actor=actor,
-            request_id=request_id,
-            data=decode_payload(SESSION_ERASED, schema, payload),
-        )
-        for number, (stream, tenant_id, session_id, schema, actor, request_id, payload) in enumerate(found, start=1)
-    ]
-    for row in ledger.rows(ledger.seal(events)):
-        target.execute(_INSERT, row)
+    messages: list[tuple[Any, ...]] = target.execute(_LATER_ERASURES_OF_MESSAGES, (position,)).fetchall()
+    sessions: list[tuple[Any, ...]] = target.execute(_LATER_ERASURES, (position,)).fetchall()
+    for row in messages:
+        data = decode_payload(MESSAGE_ERASED, row[3], row[6])
+        if isinstance(data, MessageErased):
+            known = tuple(each for each in data.positions if each <= position)
+            if known:
+                _record(target, row, msgspec.structs.replace(data, positions=known))
+    for row in sessions:
+        _record(target, row, decode_payload(SESSION_ERASED, row[3], row[6]))
+
+
+def _record(target: Connection, row: tuple[Any, ...], data: EventData) -> None:
+    """Append *data* to the stream of *row*, in the name of whoever did it first."""
+    stream, tenant_id, session_id, _schema, actor, request_id, _payload = row
+    event = Event(
+        position=ledger.head(target).position + 1,
+        stream=stream,
+        tenant_id=tenant_id,
+        session_id=session_id,
+        version=ledger.version_of(target, stream) + 1,
+        type=type_of(data),
+        recorded_at=now_us(),
+        actor=actor,
+        request_id=request_id,
+        data=data,
+    )
+    for values in ledger.rows(ledger.seal([event])):
+        target.execute(_INSERT, values)

@@ -118,7 +118,7 @@ class Verification:
             actor,
             request_id,
             payload,
-            salt,
+            _salt,
             leaf,
         ) = row
         if tenant is None:

@@ -4,18 +4,20 @@ A command that makes many events takes the writer as long as hundreds of small o
 behind all of those: whenever some of them wait, a group that has a large command is followed by one that has none.
 """
 
-import asyncio
 import enum
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from service.commands import AppendMessages, Command, ContinueFork, CreateSession, ForkSession
 from service.database import Connection
 from service.group import Committed, Replayed, Submission
+
+if TYPE_CHECKING:
+    import asyncio
 
 GROUP_EVENTS_MAX = 2_000
 """About how many events one transaction takes, some tens of milliseconds' worth; a single command may have more."""

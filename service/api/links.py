@@ -12,6 +12,7 @@ _ABOUT_A_SESSION = (
     *("getSession", "updateSession", "deleteSession", "forkSession", "appendMessages", "listMessages"),
     *("listSessionEvents", "getSessionProof", "eraseSession"),
 )
+_ERASED = ("getErasure", "listSessionEvents", "getSessionProof")
 _STAYS_AFTER_DELETION = ("listSessionEvents", "getSessionProof", "eraseSession")
 _TAKES_IF_MATCH = frozenset({"updateSession", "deleteSession", "forkSession", "appendMessages", "eraseSession"})
 
@@ -50,6 +51,7 @@ _LINKS: dict[tuple[str, int], dict[str, Link]] = {
     ("forkSession", 201): _sessions(_ABOUT_A_SESSION, _NEW),
     ("updateSession", 200): _sessions(_ABOUT_A_SESSION, _SAME_SESSION),
     ("deleteSession", 204): _sessions(_STAYS_AFTER_DELETION, _SAME_SESSION),
+    ("eraseSession", 200): _sessions(_ERASED, _SAME_SESSION),
     ("listSessions", 200): _sessions(["getSession"], _FIRST) | _next_page("listSessions", "user_id", "archived"),
     ("appendMessages", 201): _messages(_NEW) | _messages(_FIRST, suffix="OfBatch"),
     ("listMessages", 200): _messages(_FIRST),

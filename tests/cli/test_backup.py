@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.command import assert_clear, environment, exported, refuse, run, status, succeed
 from support.documents import ROOT
+from support.old_ledgers import make_old
 from support.server import Server
 from support.store import Store, append, create, delete, message, remove, update
 from support.tables import dump, dump_rebuilt
@@ -494,13 +495,8 @@ def test_an_older_schema_is_brought_up_to_date_in_the_copy(tmp_path: Path) -> No
             store.commit_all(create(f"s{number}", message("m1")))
     settings = Settings(database_path=str(tmp_path / "ledger.db"))
     old = database.open_unfinished(settings.database_path, settings)
-    with database.immediate(old):
-        old.execute("DROP TRIGGER events_erased")
-        for table in ("key_uses", "erasures", "tiles", "tree", "commitments"):
-            old.execute(f"DROP TABLE {table}")
-        old.pragma("user_version", 1)
     database.close_as_one_file(old)
-    (tmp_path / "ledger.db").rename(tmp_path / "old.db")
+    make_old(tmp_path / "old.db", 1, tmp_path / "ledger.db")
     succeed("backup", "--database", "old.db", "b.db", cwd=tmp_path)
     assert verified(tmp_path / "b.db").startswith("10 events verified")
     succeed("restore", "--to-position", 4, "--database", "then.db", "old.db", cwd=tmp_path)

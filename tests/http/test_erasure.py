@@ -10,14 +10,18 @@ import httpx
 import pytest
 from support import command
 from support.api import append, create, events, problem, read
-from support.canary import CANARY, copied, found_in
+from support.canary import CANARY, copied, found_beside_views, found_in
 from support.server import Server
+from support.workers import until
 
 from service import database, ledger
+from service.clock import parse_us
 from service.location import Location
 from service.settings import Settings
 
 WHY = {"reason": "request 17"}
+AT_ONCE = {"CHATLEDGER_SCRUB_S": "1"}
+"""Views that may have copies are built anew after half a second."""
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def server(folder: Path) -> Iterator[Server]:
     """A server of its own, that logs each request."""
-    with Server(folder / "ledger.db", env={"CHATLEDGER_LOG_LEVEL": "debug"}) as started:
+    with Server(folder / "ledger.db", env={"CHATLEDGER_LOG_LEVEL": "debug", **AT_ONCE}) as started:
         yield started
 
 
@@ -59,6 +63,12 @@ def write(client: httpx.Client, session: str = "s") -> None:
     assert client.patch(f"/v1/sessions/{session}", json={"title": CANARY * 9}).status_code == 200
 
 
+def scrubbed(client: httpx.Client, *sessions: str) -> None:
+    """Wait until no file can have a copy of what the erased *sessions* said: what is promised within `SCRUB_S`."""
+    for session in sessions:
+        until(lambda session=session: read(client, f"/v1/sessions/{session}/erasure")["scrubbed"])  # type: ignore[misc]
+
+
 def test_the_content_is_in_no_file_and_in_no_log_line(own: httpx.Client, server: Server, folder: Path) -> None:
     """While the server runs, once it has stopped, and after the next start; other sessions are as they were."""
     write(own)
@@ -66,7 +76,10 @@ def test_the_content_is_in_no_file_and_in_no_log_line(own: httpx.Client, server:
     assert found_in(folder) != []
     answer = own.post("/v1/sessions/s/erase", json=WHY)
     assert answer.status_code == 200, answer.text
-    assert answer.json() == {"session_id": "s", "version": 24, "events_erased": 23, "forks": []}
+    expected = {"session_id": "s", "version": 24, "events_erased": 23, "forks": [], "scrubbed": False}
+    assert answer.json() == expected
+    assert found_beside_views(folder) == []
+    scrubbed(own, "s")
     assert found_in(folder) == []
     assert read(own, "/v1/sessions/o-s", messages=100) == kept
     append(own, "o-s", content="more")
@@ -92,6 +105,38 @@ def test_the_history_says_who_when_and_why(own: httpx.Client) -> None:
     assert (last["type"], last["actor"], last["request_id"], last["data"]) == ("session.erased", "open", "r-1", WHY)
     assert "erased" not in last
     assert [event for event in events(own) if event["session_id"] == "s"] == after
+
+
+def test_how_an_erasure_stands_can_be_asked(own: httpx.Client, server: Server) -> None:
+    """Who, when, why, how much; and by when no file can have a copy, until none can. Of no other session."""
+    write(own)
+    problem(own.get("/v1/sessions/s/erasure"), 404)
+    answer = own.post("/v1/sessions/s/erase", json=WHY)
+    last = events(own, "/v1/sessions/s/events")[-1]
+    asked = own.get("/v1/sessions/s/erasure")
+    found = asked.json()
+    assert asked.headers["etag"] == answer.headers["etag"]
+    expected = {"session_id": "s", "version": 24, "erased_at": last["recorded_at"], "actor": "open", "events": 23} | WHY
+    assert {name: found[name] for name in expected} == expected
+    assert found["scrubbed"] or parse_us(found["scrub_by"]) == parse_us(found["erased_at"]) + 1_000_000
+    scrubbed(own, "s")
+    assert read(own, "/v1/sessions/s/erasure")["scrub_by"] is None
+    assert own.post("/v1/sessions/s/erase", json=WHY).json()["scrubbed"]
+    problem(own.get("/v1/sessions/o-s/erasure"), 404)
+    problem(own.get("/v1/sessions/nothing/erasure"), 404)
+    with server.client(tenant="b") as stranger:
+        problem(stranger.get("/v1/sessions/s/erasure"), 404)
+
+
+def test_many_erasures_share_one_rebuild(own: httpx.Client) -> None:
+    """It is the next one that was begun after them."""
+    for number in range(10):
+        create(own, f"s{number}")
+    generation = read(own, "/v1/admin/projections")["generation"]
+    for number in range(10):
+        assert own.post(f"/v1/sessions/s{number}/erase", json=WHY).status_code == 200
+    scrubbed(own, *(f"s{number}" for number in range(10)))
+    assert read(own, "/v1/admin/projections")["generation"] in (generation + 1, generation + 2)
 
 
 def test_readers_and_writers_find_no_session(own: httpx.Client) -> None:
@@ -142,6 +187,8 @@ def test_a_deleted_session_can_be_erased(own: httpx.Client, folder: Path) -> Non
     own.delete("/v1/sessions/s")
     assert found_in(folder) != []
     assert own.post("/v1/sessions/s/erase", json=WHY).status_code == 200
+    assert found_beside_views(folder) == []
+    scrubbed(own, "s")
     assert found_in(folder) == []
 
 
@@ -219,7 +266,9 @@ def test_erasing_while_others_read_and_write(own: httpx.Client, server: Server, 
         thread.start()
     try:
         answers = [own.post(f"/v1/sessions/s{number}/erase", json=WHY) for number in range(4)]
-        seen = found_in(folder)
+        seen = found_beside_views(folder)
+        scrubbed(own, *(f"s{number}" for number in range(4)))
+        seen += found_in(folder)
     finally:
         done.set()
         for thread in threads:
@@ -234,9 +283,10 @@ def test_a_kill_behind_the_answer_leaves_nothing(own: httpx.Client, server: Serv
     write(own)
     assert own.post("/v1/sessions/s/erase", json=WHY).status_code == 200
     server.kill()
-    assert found_in(folder) == []
+    assert found_beside_views(folder) == []
     server.start()
     assert own.get("/v1/sessions/o-s").status_code == 200
+    scrubbed(own, "s")
     assert found_in(folder) == []
 
 
@@ -258,11 +308,12 @@ def test_a_kill_in_the_middle_is_finished_by_the_next_start(tmp_path: Path, fold
             server.kill()
             thread.join()
             image = copied(data, tmp_path / f"image-{attempt}")
-        with Server(image / "ledger.db") as again, again.client() as client:
+        with Server(image / "ledger.db", env=AT_ONCE) as again, again.client() as client:
             gone = [event["session_id"] for event in events(client, type="session.erased")]
             for number in range(6):
                 assert (f"s{number}" in gone) == (client.get(f"/v1/sessions/s{number}").status_code == 404)
             assert [erase_with(client, f"s{number}") for number in range(6)] == [200] * 6
+            scrubbed(client, *(f"s{number}" for number in range(6)))
             assert found_in(image) == []
 
 
@@ -290,8 +341,10 @@ def test_the_command_erases_a_session_without_a_server(own: httpx.Client, server
     assert "events erased" in said
     assert "s: the fork f holds copies" in said
     command.succeed("erase", "--database", "ledger.db", "--session", "f", "--reason", "request 17", cwd=folder)
-    assert found_in(folder) == []
+    assert found_beside_views(folder) == []
     server.start()
+    scrubbed(own, "s", "f")
+    assert found_in(folder) == []
     assert events(own, "/v1/sessions/s/events")[-1]["actor"] == "cli"
     assert "events verified" in command.succeed("verify", "--database", "ledger.db", cwd=folder)
 
@@ -307,9 +360,11 @@ def test_the_command_erases_all_of_a_user(own: httpx.Client, server: Server, fol
         server.stop()
     said = command.succeed("erase", "--database", "ledger.db", "--user", CANARY, "--reason", "gone", cwd=folder)
     assert [line.split(":")[0] for line in said.splitlines()] == ["s1", "s2"]
-    assert found_in(folder) == []
+    assert found_beside_views(folder) == []
     if not running:
         server.start()
+    scrubbed(own, "s1", "s2")
+    assert found_in(folder) == []
     assert [each["id"] for each in read(own, "/v1/sessions", user_id="someone")["data"]] == ["else"]
 
 
@@ -338,7 +393,7 @@ def test_a_program_that_holds_the_files_leaves_it_pending(folder: Path) -> None:
                 problem(own.get("/v1/sessions/s"), 404)
                 append(own, "o-s", content="kept")
             assert own.post("/v1/sessions/s/erase", json=WHY).status_code == 200
-        assert found_in(folder) == []
+        assert found_beside_views(folder) == []
         assert [event["type"] for event in events(own, type="session.erased")] == ["session.erased"]
 
 

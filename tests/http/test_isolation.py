@@ -76,6 +76,7 @@ def unchanged_to_users(cell: Cell) -> Then:
 # Foreign is, to a tenant's key, what the other tenant and its users have; to a user also the rest of its own tenant. It
 # has to look like what is absent, wherever the outcome is the same.
 SESSION: dict[str, Outcome] = {"foreign": 404, "absent": 404, "deleted": 404, "homonym": GOOD}
+ERASED: dict[str, Outcome] = {"foreign": 404, "absent": 404, "deleted": 404}
 HISTORY: dict[str, Outcome] = {**SESSION, "deleted": GOOD}
 MESSAGE: dict[str, Outcome] = {"foreign": 404, "absent": 404, "sibling": 404}
 AT_VERSION: dict[str, Outcome] = {
@@ -255,6 +256,7 @@ RULES: dict[str, Rule] = {
         body={"reason": "asked"},
         takes={**ANY, "session_id": HISTORY, "reason": IN_SESSION, "Idempotency-Key": RETRY, "If-Match": AT_VERSION},
     ),
+    "getErasure": Rule("erase", takes={**ANY, "session_id": ERASED}, about="erased"),
     "getSessionProof": Rule("audit", takes={**ANY, "session_id": HISTORY}),
     "getLedgerHead": Rule("audit", takes=ANY),
     "showProjections": Rule("operator", takes=ANY),

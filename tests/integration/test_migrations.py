@@ -6,7 +6,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from support.canary import CANARY, found_in
+from support.canary import CANARY, found_beside_views
 from support.old_ledgers import erase_as_before, make_old, migrations, remember_as_before
 from support.store import Store, append, create, delete, message, submit
 from support.tables import dump, dump_rebuilt
@@ -107,7 +107,7 @@ def test_a_small_old_ledger_loses_the_copies_that_page_splits_have_made(tmp_path
     with Store(path) as store:
         store.commit_all(submit("s", EraseSession("r")))
         store.finish_erasures()
-        assert [name for name in found_in(tmp_path) if name.startswith("old.db") and "views" not in name] == []
+        assert [name for name in found_beside_views(tmp_path) if name.startswith("old.db")] == []
 
 
 def test_a_ledger_of_today_is_not_written_anew(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 from support.credentials import TENANT_A, TENANT_B, U1, U2, Credential
@@ -45,7 +45,7 @@ class Rule:
     """The policy of one operation: its scope (None: public), its answer and events, and what it can refer to.
 
     `takes` has each parameter and member of the body; each with the kinds of what can be put there, and the outcome
-    for a caller that has the scope. `body` is a good one.
+    for a caller that has the scope. `body` is a good one. `about` is the kind of session that the path names.
     """
 
     scope: str | None
@@ -53,6 +53,7 @@ class Rule:
     events: int = 0
     body: Json | None = None
     takes: Mapping[str, Mapping[str, Outcome]] = field(default_factory=dict)
+    about: Literal["session", "erased"] = "session"
 
 
 @dataclass
@@ -275,7 +276,7 @@ def prepare(cell: Cell) -> Ask:
     if cell.operation == "rebuildProjections":
         cell.world.settle()
     changing = cell.allowed and cell.rule.events > 0
-    cell.session = cell.home.make() if changing and cell.wants_session else cell.home.session
+    cell.session = cell.home.make() if changing and cell.wants_session else getattr(cell.home, cell.rule.about)
     ask = Ask(cell.method, cell.path, {}, {}, {}, json.loads(json.dumps(cell.rule.body)))
     if cell.wants_session:
         ask.names["session_id"] = cell.session.id

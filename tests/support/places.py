@@ -44,7 +44,8 @@ class Place:
         world.must(self.clerk, "DELETE", f"/v1/sessions/{self.deleted.id}")
         self.key_id = self.make_key()
         self.homonym: Session | None = None
-        world.must(self.clerk, "POST", f"/v1/sessions/{self.make().id}/erase", {"reason": self.canary})
+        self.erased = self.make()
+        world.must(self.clerk, "POST", f"/v1/sessions/{self.erased.id}/erase", {"reason": self.canary})
 
     def make(
         self, session_id: str | None = None, *, maker: Credential | None = None, user: str | None = None

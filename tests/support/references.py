@@ -85,7 +85,7 @@ def _at_session(cell: "Cell", ask: "Ask", kind: str) -> None:
 
 
 REFERENCES: dict[str, Callable[["Cell"], str]] = {
-    "session_id": lambda cell: cell.side.session.id,
+    "session_id": lambda cell: getattr(cell.side, cell.rule.about).id,
     "message_id": lambda cell: (cell.side.session if cell.stranger else cell.session).messages[0],
     "parent_id": lambda cell: (cell.side.session if cell.stranger else cell.session).messages[1],
     "key_id": lambda cell: cell.side.make_key() if cell.allowed else cell.side.key_id,
