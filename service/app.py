@@ -207,6 +207,8 @@ def _readings(app: EdgedLitestar, location: Location, live: Views | Board) -> Ca
         yield Reading("problems_total", "Problems answered, by name.", http.problems, counts=True, label="problem")
         refused = services.doors.limits.refused
         yield Reading("rate_limited_total", "Requests beyond a limit.", refused, counts=True, label="reason")
+        yield Reading("unscrubbed_erasures", "Erasures whose copies the views' file may have.", writer.unscrubbed)
+        yield Reading("scrub_overdue", "Those of them that should have none any more.", writer.scrubs_overdue)
         yield Reading("wal_held_pages", "Pages of a write-ahead log that a long read holds.", writer.held_pages)
         if not location.memory:
             yield Reading("ledger_bytes", "Size of the ledger's file.", _size(location.ledger))

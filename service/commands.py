@@ -286,9 +286,9 @@ def _erase(context: Context, command: EraseSession, expected_version: int | None
 def _change_keys(keys: KeyRing, command: KeyCommand) -> Decision:
     if isinstance(command, CreateKey):
         tenant_id = command.created.tenant_id
-        alive = sum(key.tenant_id == tenant_id and key.revoked_at_us is None for key in keys.keys.values())
-        if alive >= command.keys_max:
-            raise InvalidRequest(f"There are {alive} keys already: revoke some first.")
+        active = keys.count_active(tenant_id)
+        if active >= command.keys_max:
+            raise InvalidRequest(f"There are {active} keys already: revoke some first.")
         return Decision([command.created])
     found = keys.keys.get(command.key_id)
     if found is None or command.tenant_id not in {None, found.tenant_id}:

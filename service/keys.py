@@ -11,7 +11,9 @@ import hmac
 import re
 import secrets
 import zlib
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -58,23 +60,57 @@ class Key(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return self.revoked_at_us is None and (self.expires_at_us is None or now_us < self.expires_at_us)
 
 
-class KeyRing(msgspec.Struct, frozen=True, gc=False):
-    """All keys that there ever were, by id, in the order of their creation."""
+class KeyRing:
+    """All keys that there ever were. A value: a change makes another ring.
 
-    keys: Mapping[str, Key] = {}
+    Keys are found by id, counted, and listed for their tenant without a look at those of other tenants.
+    """
+
+    __slots__ = ("_active", "_by_tenant", "keys")
+
+    def __init__(self) -> None:
+        self.keys: Mapping[str, Key] = {}
+        """By id, in the order of their creation."""
+        self._by_tenant: Mapping[str | None, Sequence[tuple[int, str]]] = {}
+        self._active: Mapping[str | None, int] = {}
 
     def after(self, events: Iterable[Event]) -> "KeyRing":
         """The ring behind *events* of the stream, in order."""
-        keys = dict(self.keys)
+        keys, by_tenant, active = dict(self.keys), dict(self._by_tenant), dict(self._active)
+        made: dict[str | None, list[tuple[int, str]]] = {}
         for event in events:
             data = event.data
             if isinstance(data, KeyCreated):
                 keys[data.key_id] = _created(event, data)
+                made.setdefault(data.tenant_id, []).append((len(keys), data.key_id))
+                active[data.tenant_id] = active.get(data.tenant_id, 0) + 1
             elif isinstance(data, KeyRevoked):
+                key = keys[data.key_id]
+                active[key.tenant_id] -= key.revoked_at_us is None
                 keys[data.key_id] = msgspec.structs.replace(
-                    keys[data.key_id], revoked_at_us=event.recorded_at, revoked_by=event.actor
+                    key, revoked_at_us=event.recorded_at, revoked_by=event.actor
                 )
-        return KeyRing(keys)
+        for tenant_id, numbered in made.items():
+            by_tenant[tenant_id] = (*by_tenant.get(tenant_id, ()), *numbered)
+        ring = KeyRing()
+        ring.keys, ring._by_tenant, ring._active = keys, by_tenant, active
+        return ring
+
+    def count_active(self, tenant_id: str | None) -> int:
+        """How many keys of a tenant, or of operators, are not revoked."""
+        return self._active.get(tenant_id, 0)
+
+    def page(self, tenant_id: str | None, *, after: int, limit: int) -> list[tuple[int, Key]]:
+        """Up to *limit* keys of a tenant, or, without one, of anybody, behind number *after*, with their numbers.
+
+        A key's number is its place in the order of creation: 1, 2, 3 …
+        """
+        if tenant_id is None:
+            found = islice(self.keys.values(), after, after + limit)
+            return list(enumerate(found, start=after + 1))
+        numbered = self._by_tenant.get(tenant_id, ())
+        first = bisect_right(numbered, after, key=lambda each: each[0])
+        return [(number, self.keys[key_id]) for number, key_id in numbered[first : first + limit]]
 
     def caller_of(self, text: str, *, now_us: int) -> Caller:
         """Whoever shows the key *text*.

@@ -18,6 +18,8 @@ LARGEST = frozenset(
         "position",
         "projection_lag_events",
         "rebuild_running",
+        "unscrubbed_erasures",
+        "scrub_overdue",
         "wal_held_pages",
         "ledger_bytes",
         "ledger_wal_bytes",

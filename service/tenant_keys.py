@@ -1,7 +1,6 @@
 """The API keys that one caller may manage: its tenant's, or, for an operator, anybody's (rule 8)."""
 
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -107,15 +106,13 @@ class TenantKeys:
 
     def page(self, *, after: int, limit: int) -> list[tuple[int, Key]]:
         """Up to *limit* of the keys behind number *after*, in the order of their creation, with their numbers."""
-        numbered = enumerate(self._writer.keys.keys.values(), start=1)
-        found = ((number, key) for number, key in numbered if number > after and self._reaches(key))
-        return list(islice(found, limit))
+        return self._writer.keys.page(self.tenant_id, after=after, limit=limit)
 
-    async def uses(self) -> Mapping[str, int]:
-        """When keys were last used as far as other workers have written it down, by id."""
+    async def uses(self, key_ids: Sequence[str]) -> Mapping[str, int]:
+        """When the keys were last used as far as other workers have written it down, by id."""
         if self._settings.workers == 1:
             return {}
-        return await self._readers.run(lambda _views, ledger_db: key_uses.read(ledger_db))
+        return await self._readers.run(lambda _views, ledger_db: key_uses.read(ledger_db, key_ids))
 
     async def revoke(self, key_id: str) -> None:
         """Make a key good for nothing, at once; one that is revoked already stays so.
@@ -124,9 +121,6 @@ class TenantKeys:
             NotFound: the caller has no such key.
         """
         await self._submit(RevokeKey(key_id, self.tenant_id), 0, None)
-
-    def _reaches(self, key: Key) -> bool:
-        return self.tenant_id in {None, key.tenant_id}
 
     async def _submit(
         self, command: KeyCommand, size_bytes: int, idempotency_key: IdempotencyKey | None

@@ -121,6 +121,11 @@ class Writer:
         return self._waiting_commands
 
     @property
+    def unscrubbed(self) -> int:
+        """The erasures of which the views' file may have copies."""
+        return self._erasures.unscrubbed
+
+    @property
     def scrubs_overdue(self) -> int:
         """The erasures of which the views' file should have no copies any more, and may have."""
         return self._erasures.overdue

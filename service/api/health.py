@@ -37,7 +37,10 @@ async def ready(request: Call) -> Answer:
         checks["read"] = str(error)
         checks["views"] = "unknown"
     good = all(state == "ok" for state in checks.values())
-    body = {"status": "ok" if good else "unavailable", "checks": checks}
+    body: dict[str, object] = {"status": "ok" if good else "unavailable", "checks": checks}
+    if overdue := services.writer.scrubs_overdue:
+        # No reason to send requests elsewhere, but somebody has to look.
+        body["warnings"] = [f"{overdue} erasures are not scrubbed in time; the log says why."]
     return Answer(msgspec.json.encode(body), status=200 if good else 503)
 
 

@@ -75,7 +75,7 @@ class KeysController(Controller):
         bound_to = ("keys", keys.tenant_id)
         found = keys.page(after=0 if cursor is None else cursors.read(cursor, *bound_to), limit=limit + 1)
         shown = found[:limit]
-        elsewhere_us = await keys.uses()
+        elsewhere_us = await keys.uses([key.key_id for _, key in shown])
         page = KeyPage(
             data=[_document(request, key, used_at_us=elsewhere_us.get(key.key_id, 0)) for _, key in shown],
             next_cursor=cursors.write(shown[-1][0], *bound_to) if len(found) > limit else None,

@@ -374,7 +374,14 @@ SCHEMAS: dict[str, JsonSchema] = {
         },
         ("generation", "data", "rebuild"),
     ),
-    "Health": _object({"status": TEXT, "checks": {"type": "object", "additionalProperties": TEXT}}, ("status",)),
+    "Health": _object(
+        {
+            "status": TEXT,
+            "checks": {"type": "object", "additionalProperties": TEXT},
+            "warnings": {"type": "array", "items": TEXT, "description": "What does not keep it from serving."},
+        },
+        ("status",),
+    ),
     "Problem": {
         "type": "object",
         "description": "RFC 9457. `type` is " + URN + "<name>.",

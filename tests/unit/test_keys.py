@@ -327,3 +327,23 @@ def test_a_scope_that_is_missing_is_named() -> None:
         admitted(doors_of(RING), shown(bearer(GOOD), needed=Scope.ERASE))
     assert refused.value.members() == {"scope": "erase"}
     assert admitted(doors_of(RING), shown(bearer(NEVER_MADE), needed=None)) is None
+
+
+def test_keys_are_listed_and_counted_by_tenant_without_those_of_others() -> None:
+    """Each tenant's in the order of creation, with numbers that stay; an operator sees all of them."""
+    owners = ["a", "b", None, "a", "a", "b"]
+    ids = [f"k_{number:012}" for number in range(len(owners))]
+    made = [KeyCreated(key, "00", (), owner) for key, owner in zip(ids, owners, strict=True)]
+    ring = KeyRing()
+    for number, data in enumerate([*made, KeyRevoked(ids[3]), KeyRevoked(ids[3])], start=1):
+        ring = ring.after([event(data, number)])
+
+    def listed(tenant: str | None, after: int = 0, limit: int = 10) -> list[tuple[int, str]]:
+        return [(number, key.key_id) for number, key in ring.page(tenant, after=after, limit=limit)]
+
+    assert listed(None) == list(enumerate(ids, start=1))
+    assert listed(None, after=4, limit=1) == [(5, ids[4])]
+    assert listed("a") == [(1, ids[0]), (4, ids[3]), (5, ids[4])]
+    assert listed("a", after=1, limit=1) == listed("a", after=3, limit=1) == [(4, ids[3])]
+    assert listed("b", after=6) == listed("nobody") == []
+    assert [ring.count_active(tenant) for tenant in ("a", "b", None, "nobody")] == [2, 2, 1, 0]
