@@ -203,6 +203,14 @@ class RefusedToStart(ChatledgerError):
     """The files or settings are not as they must be, and guessing could lose data (rule 10)."""
 
 
+class OutputFailed(ChatledgerError):
+    """What a command has to say could not be written to standard output; `error` is the system's."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"Standard output cannot be written: {error.strerror or error}.")
+        self.error = error
+
+
 class ServiceFailed(ChatledgerError):
     """A part of a running service has ended by itself, without which it cannot go on; the process ends."""
 
