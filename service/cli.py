@@ -41,8 +41,18 @@ def cli() -> None:
 @click.option("--host", help="The address to serve on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port to serve on.  [default: 8000]")
 @click.option("--workers", type=click.IntRange(1, 64), help="The processes that serve.  [default: 1]")
-@click.option("--log-level", type=click.Choice(LEVELS), help="The least level that is logged.  [default: info]")
-@click.option("--log-format", type=click.Choice(FORMS), help="[default: text on a terminal, else json]")
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    type=click.Choice(LEVELS),
+    help="The least that is logged: debug, info, warning or error.  [default: info]",
+)
+@click.option(
+    "--log-format",
+    metavar="FORM",
+    type=click.Choice(FORMS),
+    help="json or text.  [default: text on a terminal, else json]",
+)
 def serve(
     database: str | None,
     host: str | None,

@@ -206,8 +206,8 @@ class RefusedToStart(ChatledgerError):
 class OutputFailed(ChatledgerError):
     """What a command has to say could not be written to standard output; `error` is the system's."""
 
-    def __init__(self, error: OSError) -> None:
-        super().__init__(f"Standard output cannot be written: {error.strerror or error}.")
+    def __init__(self, detail: str, *, error: OSError) -> None:
+        super().__init__(detail)
         self.error = error
 
 

@@ -38,6 +38,7 @@ class LogSink:
         self._dropped = 0
         self._said = 0
         self._torn = False
+        self._failing = False
         self._running = False
         atexit.register(self.flush)
 
@@ -97,17 +98,33 @@ class LogSink:
 
     def _write_what_waits(self, *, timeout_s: float | None) -> None:
         lines, reached = self._take(timeout_s)
-        lost, dropped = len(lines), self._dropped
         try:
-            if dropped > self._said and self._put([self.notice(dropped - self._said)]):
-                self._said = dropped
+            if self._failing:  # what could not be written came before these; what there was no room for comes behind
+                self._say()
+            if lines:
+                self._write_lines(lines)
+            if self._queue.empty():
+                self._say()
+        finally:
+            for each in reached:
+                each.set()
+
+    def _write_lines(self, lines: Sequence[bytes]) -> None:
+        self._failing = True
+        lost = len(lines)
+        try:
             lost -= self._put(lines)
         finally:
             with self._lock:
                 self._queued_bytes -= sum(map(len, lines))
                 self._dropped += lost
-            for each in reached:
-                each.set()
+        self._failing = bool(lost)
+
+    def _say(self) -> None:
+        """Say that lines were lost, if any were since the last time."""
+        dropped = self._dropped
+        if dropped > self._said and self._put([self.notice(dropped - self._said)]):
+            self._said = dropped
 
     def _take(self, timeout_s: float | None) -> tuple[list[bytes], list[threading.Event]]:
         """Wait for a line, then take those behind it too. Events are whoever waits for the lines before them."""

@@ -75,9 +75,8 @@ def check_output() -> None:
     if stream is None:
         return
     if fcntl.fcntl(_STDOUT, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-        raise OutputFailed(OSError(errno.EBADF, os.strerror(errno.EBADF)))
-    if stream.failure is not None:
-        raise OutputFailed(stream.failure)
+        stream.failure = OSError(errno.EBADF, os.strerror(errno.EBADF))
+    _check(stream)
 
 
 def finish() -> None:
@@ -88,8 +87,14 @@ def finish() -> None:
     """
     sys.stdout.flush()
     stream = _Streams.stdout
-    if stream is not None and stream.failure is not None:
-        raise OutputFailed(stream.failure)
+    if stream is not None:
+        _check(stream)
+
+
+def _check(stream: _Passing) -> None:
+    error = stream.failure
+    if error is not None:
+        raise OutputFailed(f"Standard output cannot be written: {error.strerror or error}.", error=error)
 
 
 def _open(number: int) -> None:
