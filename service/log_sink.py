@@ -99,8 +99,6 @@ class LogSink:
     def _write_what_waits(self, *, timeout_s: float | None) -> None:
         lines, reached = self._take(timeout_s)
         try:
-            if self._failing:  # what could not be written came before these; what there was no room for comes behind
-                self._say()
             if lines:
                 self._write_lines(lines)
             if self._queue.empty():
@@ -110,9 +108,11 @@ class LogSink:
                 each.set()
 
     def _write_lines(self, lines: Sequence[bytes]) -> None:
-        self._failing = True
         lost = len(lines)
         try:
+            if self._failing:  # what could not be written came before these; what there was no room for comes behind
+                self._say()
+            self._failing = True
             lost -= self._put(lines)
         finally:
             with self._lock:
