@@ -40,7 +40,8 @@ class LogSink:
         self._torn = False
         self._failing = False
         self._running = False
-        atexit.register(self.flush)
+        self._closed = False
+        atexit.register(self.close)
 
     @property
     def dropped(self) -> int:
@@ -70,6 +71,12 @@ class LogSink:
             self._queue.put(reached)
             reached.wait(timeout_s)
 
+    def close(self) -> None:
+        """End the thread behind what was given, waiting as `flush` does. What is written later starts another one."""
+        self._closed = True
+        self.flush()
+        atexit.unregister(self.close)
+
     def _start(self) -> None:
         """Start the thread, or do its work here, where the system has no room for one."""
         with self._lock:
@@ -78,8 +85,10 @@ class LogSink:
             self._running = True
         try:
             threading.Thread(target=self._run, name="log", daemon=True).start()
-        except RuntimeError:
+        except BaseException as error:
             self._running = False
+            if not isinstance(error, Exception):
+                raise
             if self._writing.acquire(blocking=False):
                 try:
                     self._write_what_waits(timeout_s=0)
@@ -89,7 +98,8 @@ class LogSink:
     def _run(self) -> None:
         try:
             with self._writing:
-                while True:
+                self._write_what_waits(timeout_s=0)
+                while not self._closed:
                     self._write_what_waits(timeout_s=RETRY_S if self._dropped > self._said else None)
         except BaseException:  # noqa: BLE001  # to log it would need this thread
             self.drop()

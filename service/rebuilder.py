@@ -218,6 +218,7 @@ class Rebuilder:
         except Exception as error:  # noqa: BLE001  # the thread of the rebuild reports it; the writer's has to live on
             job.error = error
         finally:
+            job.swapping = False
             job.settled.set()
 
     def _run(self, job: _Job, on_built: Callable[[], None]) -> None:

@@ -6,7 +6,6 @@ request. Under load the groups grow by themselves: while one is synced, the next
 
 import asyncio
 import enum
-import threading
 import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
@@ -26,7 +25,7 @@ from service.keys import KeyRing
 from service.metrics import SECONDS, SIZES, Histogram
 from service.rebuilder import Rebuilder
 from service.settings import Settings
-from service.threads import RestartingThread, call_in_loop, settle
+from service.threads import RestartingThread, call_in_loop, forget_locals, settle
 
 log = structlog.get_logger("chatledger.writer")
 
@@ -105,7 +104,7 @@ class Writer:
         self._group: list[_Waiting] = []  # taken from the queue, and not answered yet
         self._taken: _Waiting | _Erased | _Job | _Signal | None = None  # the same, and in no group
         self._told_to_stop = False
-        self._gone = threading.Event()
+        self._gone = False
         self.on_gone: Callable[[], None] | None = None
         """Called in the thread when it has ended by itself, for good: the service has to end."""
         self._closing = False
@@ -133,7 +132,7 @@ class Writer:
     @property
     def gone(self) -> bool:
         """Whether the thread has ended by itself, for good."""
-        return self._gone.is_set()
+        return self._gone
 
     @property
     def keys(self) -> KeyRing:
@@ -157,7 +156,7 @@ class Writer:
             DomainError: it was refused, the queue is full, or the storage failed.
         """
         settings = self._settings
-        if self._closing or self._gone.is_set() or self._loop is None:
+        if self._closing or self._loop is None:
             raise Overloaded("The service is stopping.")
         if (
             self._waiting_commands >= settings.queue_commands_max
@@ -168,7 +167,7 @@ class Writer:
         self._queue.put(_Waiting(submission, size_bytes, time.perf_counter(), future))
         self._waiting_commands += 1
         self._waiting_bytes += size_bytes
-        if self._gone.is_set():  # just now, and it may have looked into the queue before
+        if self._gone:  # it may have looked into the queue before
             self._refuse_the_rest()
         return await future
 
@@ -178,11 +177,11 @@ class Writer:
         Raises:
             ErasurePending: something holds the files; the writer goes on trying.
         """
-        if self._closing or self._gone.is_set() or self._loop is None:
+        if self._closing or self._loop is None:
             raise ErasurePending
         future: asyncio.Future[bool] = self._loop.create_future()
         self._queue.put(_Erased(future))
-        if self._gone.is_set():
+        if self._gone:
             self._refuse_the_rest()
         if not await future:
             raise ErasurePending
@@ -259,7 +258,7 @@ class Writer:
 
     def _end(self) -> None:
         """Answer all that waits and all that still comes, for this thread does nothing any more."""
-        self._gone.set()
+        self._gone = True
         self._answer_what_was_under_way()
         self._refuse_the_rest()
         if self.on_gone is not None:
@@ -324,11 +323,7 @@ class Writer:
                 self.rebuilder.cancel()  # and so may one that was begun since
 
     def _say_erased(self, asked: _Erased, *, done: bool) -> None:
-        def deliver() -> None:
-            if not asked.future.done():
-                asked.future.set_result(done)
-
-        call_in_loop(self._loop, deliver)
+        call_in_loop(self._loop, lambda: settle(asked.future, done, otherwise=ErasurePending()))
 
     def _gather(self) -> tuple[list[_Waiting], _Erased | _Job | _Signal | None]:
         """Wait for a command or another thing to do, then take all commands behind it, up to the next such thing."""
@@ -387,6 +382,7 @@ class Writer:
                 self.rebuilder.swap(self._committer.ledger)
         except DomainError:  # the ledger could not be opened again; then the rebuild has nobody to take it
             self.rebuilder.cancel()
+        self._behind = self._behind or not self._committer.views.is_open  # the swap failed, and so did the way back
 
     def _rebuild(self) -> None:
         try:
@@ -449,6 +445,7 @@ class Writer:
             # Damaged views, or a fault of ours; as a rule the transaction was rolled back.
             self.stats.failures += 1
             log.exception("writer failed")
+            forget_locals(error)
             self._repair_if_damaged(error)
             outcomes = [error if self._is_untouched(before) else self._recover(error)] * len(submissions)
         self.stats.groups += 1
