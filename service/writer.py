@@ -250,11 +250,11 @@ class Writer:
         self.stats.failures += 1
         self._behind = self._erasing = True
         self._erase_again_s, self._repairing = 0.0, False
-        self.rebuilder.cancel()  # opening the views again removes what is not whole, and one that is built may wait
-        try:
-            self._committer.start_over()
-        except (ChatledgerError, database.SQLError, OSError):
-            log.exception("the ledger could not be opened again")  # each further group tries again
+        with self.rebuilder.held():  # opening the views again removes what is not whole, and one that is built may wait
+            try:
+                self._committer.start_over()
+            except (ChatledgerError, database.SQLError, OSError):
+                log.exception("the ledger could not be opened again")  # each further group tries again
 
     def _end(self) -> None:
         """Answer all that waits and all that still comes, for this thread does nothing any more."""
@@ -481,14 +481,14 @@ class Writer:
         """Open the ledger again after a failed COMMIT, or a fault behind one, and look whether it is there."""
         before = self._committer.views.position
         # Opening the views again removes what is not whole; and a disk that is full has no room for a rebuild.
-        self.rebuilder.cancel()
-        try:
-            self._committer.reopen()
-            head = ledger.head(self._committer.ledger).position
-            self._catch_up()
-        except (ChatledgerError, database.SQLError):  # the views' own failures too: the thread must live on
-            log.exception("the ledger could not be opened again")
-            return OutcomeUnknown()
+        with self.rebuilder.held():
+            try:
+                self._committer.reopen()
+                head = ledger.head(self._committer.ledger).position
+                self._catch_up()
+            except (ChatledgerError, database.SQLError):  # the views' own failures too: the thread must live on
+                log.exception("the ledger could not be opened again")
+                return OutcomeUnknown()
         if head == before and database.is_full(failed.__cause__):
             return StorageFull()
         return OutcomeUnknown()

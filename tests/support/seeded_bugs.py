@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from service import backup, database, idempotency, ids, importer, ledger, log, readers, tenant, worker
+from service import backup, database, idempotency, ids, importer, ledger, log, readers, tenant, worker, writer
 from service.board import Board
 from service.checkpointer import Checkpointer
 from service.commands import AppendMessages
@@ -19,6 +19,7 @@ from service.group import Group, Submission
 from service.keys import KeyRing
 from service.log_sink import LogSink
 from service.readers import LiveViews
+from service.rebuilder import Rebuilder
 from service.shared_keys import SharedKeys
 from service.threads import RestartingThread
 from service.writer import Writer
@@ -196,6 +197,36 @@ def log_ends_threads() -> None:
     RestartingThread._run = run_once  # type: ignore[method-assign]
 
 
+def threads_end() -> None:
+    """A thread that meets what it does not expect ends, and nobody begins again."""
+
+    def run_once(thread: RestartingThread) -> None:
+        thread._work()
+
+    RestartingThread._run = run_once  # type: ignore[method-assign]
+
+
+def answers_in_a_row() -> None:
+    """A group is answered one after the other: where one answer fails, those behind it have none."""
+
+    def settle(future: Any, outcome: Any, **_: object) -> None:
+        if not future.done():
+            (future.set_exception if isinstance(outcome, BaseException) else future.set_result)(outcome)
+
+    writer.settle = settle
+
+
+def rebuilds_stay() -> None:
+    """The end of a rebuild has steps, and none is done behind one that fails."""
+
+    def finish(self: Rebuilder, job: Any) -> None:
+        self._remove(job)
+        job.settled.set()
+        self._forget(job)
+
+    Rebuilder._finish = finish  # type: ignore[method-assign]
+
+
 def logs_never_cut() -> None:
     """Nobody copies the write-ahead logs back."""
 
@@ -297,6 +328,9 @@ BUGS: dict[str, Callable[[], None]] = {
         backup_named_at_once,
         full_for_good,
         log_ends_threads,
+        threads_end,
+        answers_in_a_row,
+        rebuilds_stay,
         logs_never_cut,
         keys_by_the_clock,
         order_by_clock,
