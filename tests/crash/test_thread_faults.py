@@ -9,7 +9,7 @@ from support.seeds import new_seed
 
 @pytest.mark.slow
 def test_whatever_a_thread_meets_everybody_is_answered_and_the_service_goes_on() -> None:
-    """Of the writer, the checkpointer, rebuilds, readers, the log and the event loop: a sample of all calls and kinds."""
+    """Writer, checkpointer, rebuilds, readers, log, event loop: a sample of all calls and of all kinds of failures."""
     result = run_thread_faults(HARNESSES["faults in threads"].short, new_seed(), quiet)
     assert_clean(result)
     assert result.counts["faults that were met"] > result.counts["faults"] * 0.9

@@ -172,11 +172,11 @@ class House:
         """The fault is over: everything works."""
         await self.repeated(self._commit_one, "write that is committed")
         await self.repeated(self._read_all, "read")
-        await self.repeated(self.rebuild, "rebuild")
         until_s = time.monotonic() + self._answer_s
         while not await self.erased():
             if time.monotonic() > until_s:
                 raise Hang("an erasure is never finished")
+        await self.repeated(self.rebuild, "rebuild")  # an erasure cancels it
         if self._gone:
             self.wrong.append("the writer has ended")
         if not self.writer.alive:
