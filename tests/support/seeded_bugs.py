@@ -1,5 +1,6 @@
 """Bugs put into the product on purpose: each harness of `tests/crash` has to find those of its kind."""
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from service.errors import IdempotencyMismatch, StorageFull
 from service.group import Group, Submission
 from service.keys import KeyRing
 from service.log_sink import LogSink
+from service.metrics import HttpMetrics
 from service.readers import LiveViews
 from service.rebuilder import Rebuilder
 from service.shared_keys import SharedKeys
@@ -206,6 +208,28 @@ def threads_end() -> None:
     RestartingThread._run = run_once  # type: ignore[method-assign]
 
 
+def writer_fails_behind_each_group() -> None:
+    """No bug of the harnesses: the writer's thread fails behind each group that it has answered."""
+
+    def fail(_: Writer) -> None:
+        raise SystemExit
+
+    Writer._checkpoint = fail  # type: ignore[method-assign]
+
+
+def every_other_scrape_fails() -> None:
+    """The same: what collects the metrics raises, every other time."""
+    collect = HttpMetrics.collect
+    times = itertools.count()
+
+    def collect_badly(self: HttpMetrics) -> Any:
+        if next(times) % 2 == 0:
+            raise ZeroDivisionError
+        return collect(self)
+
+    HttpMetrics.collect = collect_badly  # type: ignore[method-assign]
+
+
 def answers_in_a_row() -> None:
     """A group is answered one after the other: where one answer fails, those behind it have none."""
 
@@ -329,6 +353,8 @@ BUGS: dict[str, Callable[[], None]] = {
         full_for_good,
         log_ends_threads,
         threads_end,
+        writer_fails_behind_each_group,
+        every_other_scrape_fails,
         answers_in_a_row,
         rebuilds_stay,
         logs_never_cut,
