@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import threading
+import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from queue import Empty, SimpleQueue
@@ -18,6 +19,8 @@ QUEUE_BYTES_MAX = 4 * 1024 * 1024
 """Lines that wait to be written, at most: some ten thousand. A reader that is slow for a moment loses none."""
 WRITE_BYTES = 64 * 1024
 """How many bytes of lines that wait are written at once, about."""
+GATHER_S = 0.002
+"""Between two writes: who logs under load then wakes nobody, and the lines of some requests are written at once."""
 RETRY_S = 1.0
 """How soon it is tried again to say that lines were lost, where no further line comes."""
 FLUSH_S = 1.0
@@ -101,6 +104,7 @@ class LogSink:
                 self._write_what_waits(timeout_s=0)
                 while not self._closed:
                     self._write_what_waits(timeout_s=RETRY_S if self._dropped > self._said else None)
+                    time.sleep(GATHER_S)
         except BaseException:  # noqa: BLE001  # to log it would need this thread
             self.drop()
         finally:
