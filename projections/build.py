@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import msgspec
 
@@ -40,6 +41,7 @@ CREATE TABLE views (
 _BEGIN = "INSERT INTO views VALUES (1, ?, ?, 0, 0, x'', ?)"
 _FINISHED = "SELECT coalesce(json_group_array(position), '[]') FROM erasures WHERE cleared"
 _KNOWS_FINISHED = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('erasures') WHERE name = 'cleared')"
+_SAME = "SELECT (SELECT position FROM main.views) = (SELECT position FROM aside.views)"
 _COPIED = "SELECT name FROM aside.sqlite_schema WHERE type = 'table' AND name <> 'views' AND name NOT LIKE 'sqlite_%'"
 
 Progress = Callable[[int, int], None]
@@ -59,6 +61,13 @@ class BuildStopped(ChatledgerError):
 
     def __init__(self) -> None:
         super().__init__("The rebuild was stopped before its end.")
+
+
+class BuildIncomplete(ChatledgerError):
+    """The tables that were filled aside are not those of the same events; the file is to be removed."""
+
+    def __init__(self) -> None:
+        super().__init__("A part of the new views is missing.")
 
 
 def versions_of(projections: Sequence[Projection]) -> str:
@@ -147,6 +156,7 @@ class Builder:
 
         Raises:
             BuildStopped: `stop` was called.
+            BuildIncomplete: something of it was removed meanwhile.
             LedgerDamaged: the events have a gap, or one of them cannot be read.
             ProjectionFailed: a projection of the user's raised.
         """
@@ -269,7 +279,10 @@ class Builder:
         Into an empty table that has the same indexes SQLite copies them as they are, and sorts nothing.
         """
         name = self._name + ASIDE
-        db.execute("ATTACH ? AS aside", (name,))
+        # Never made here: a file that somebody has removed meanwhile would be an empty one, and so would its tables.
+        db.execute("ATTACH ? AS aside", (f"{Path(name).as_uri()}?mode=rw",))
+        if not db.execute(_SAME).get:
+            raise BuildIncomplete
         for projection in projections:
             db.execute(projection.tables)
             db.execute(projection.indexes)

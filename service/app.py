@@ -27,8 +27,8 @@ from service.committer import Committer, hold, join
 from service.errors import DomainError
 from service.forks import Forks
 from service.location import Location
-from service.log import set_up
-from service.metrics import HttpMetrics, Reading
+from service.log import dropped, set_up
+from service.metrics import LOG_LINES_DROPPED, HttpMetrics, Reading
 from service.origins import parse_origins
 from service.readers import Readers
 from service.rebuilder import Rebuilder
@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None, *, shared: Shared | None = None
     chosen = load_settings() if settings is None else settings
     if not structlog.is_configured():
         # structlog's own default prints local variables beside a traceback, message content among them.
-        set_up(chosen.log_level)
+        set_up(chosen.log_level, form=chosen.log_format)
     check_files(chosen)
     origins = parse_origins(chosen.cors_origins)
     app = EdgedLitestar(
@@ -209,6 +209,7 @@ def _readings(app: EdgedLitestar, location: Location, live: Views | Board) -> Ca
         yield Reading("rate_limited_total", "Requests beyond a limit.", refused, counts=True, label="reason")
         yield Reading("unscrubbed_erasures", "Erasures whose copies the views' file may have.", writer.unscrubbed)
         yield Reading("scrub_overdue", "Those of them that should have none any more.", writer.scrubs_overdue)
+        yield Reading("log_lines_dropped_total", LOG_LINES_DROPPED, dropped(), counts=True)
         yield Reading("wal_held_pages", "Pages of a write-ahead log that a long read holds.", writer.held_pages)
         if not location.memory:
             yield Reading("ledger_bytes", "Size of the ledger's file.", _size(location.ledger))

@@ -1,5 +1,6 @@
 """The command `chatledger`."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -9,18 +10,21 @@ from pathlib import Path
 import click
 import msgspec
 
-from service import __version__, importer, log, offline
+from service import __version__, importer, log, offline, streams
 from service.cli_backup import backup, restore
 from service.cli_erase import erase
 from service.cli_export import export
 from service.cli_key import key
 from service.cli_replay import replay
 from service.cli_verify import verify
-from service.errors import ChatledgerError
+from service.errors import ChatledgerError, OutputFailed
 from service.garbage import calm_garbage_collector
 from service.import_lines import Rejected
+from service.log import FORMS, LEVELS
+from service.log_sink import LogSink
 from service.options import check_tenant, database_option, settings_with
 from service.progress import Progress
+from service.signals import hold_signals
 
 REJECTED_SHOWN = 20
 """How many rejected sessions an import names; a wrong file has as many as lines."""
@@ -37,16 +41,40 @@ def cli() -> None:
 @click.option("--host", help="The address to serve on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port to serve on.  [default: 8000]")
 @click.option("--workers", type=click.IntRange(1, 64), help="The processes that serve.  [default: 1]")
-def serve(database: str | None, host: str | None, port: int | None, workers: int | None) -> None:
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    type=click.Choice(LEVELS),
+    help="The least that is logged: debug, info, warning or error.  [default: info]",
+)
+@click.option(
+    "--log-format",
+    metavar="FORM",
+    type=click.Choice(FORMS),
+    help="json or text.  [default: text on a terminal, else json]",
+)
+def serve(
+    database: str | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    log_level: str | None,
+    log_format: str | None,
+) -> None:
     """Serve the HTTP API until SIGTERM or Ctrl-C."""
+    hold_signals()
     from service.server import serve as run  # noqa: PLC0415  # the server is not needed by the other commands
 
-    settings = settings_with(database_path=database, host=host, port=port, workers=workers)
-    log.set_up(settings.log_level)
+    settings = settings_with(
+        database_path=database, host=host, port=port, workers=workers, log_level=log_level, log_format=log_format
+    )
+    log.set_up(settings.log_level, form=settings.log_format)
+    log.catch_all()
+    out = LogSink(sys.stdout.fileno())  # nobody waits for a reader who does not read, and a lost line is no failure
 
     def announce(url: str) -> None:
-        click.echo(f"chatledger serves {settings.database_path} on {url}")
-        click.echo(f"API page: {url}/schema")
+        out.write(f"chatledger serves {settings.database_path} on {url}\n".encode(errors="backslashreplace"))
+        out.write(f"API page: {url}/schema\n".encode())
 
     run(settings, announce=announce)
 
@@ -135,19 +163,30 @@ def status(database: str | None, as_json: bool) -> None:  # noqa: FBT001
 
 def main() -> None:
     """Run the command; a refusal is one clear line and exit code 1."""
+    streams.prepare()
     calm_garbage_collector()
     os.umask(0o077)  # what we write is other people's conversations
+    log.set_up("warning")
+    sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command; its exit code."""
     try:
         cli.main(standalone_mode=False)
+        streams.finish()
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.Abort:
         click.echo("Aborted.", err=True)
-        sys.exit(130)
+        return 130
     except ChatledgerError as error:
-        click.echo(f"chatledger: {error}", err=True)
-        sys.exit(1)
+        if not (isinstance(error, OutputFailed) and error.error.errno == errno.EPIPE):  # as `… | head` wants it
+            log.flush()
+            click.echo(f"chatledger: {error}", err=True)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

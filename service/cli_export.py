@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import click
 
-from service import exporter, offline
+from service import exporter, offline, streams
 from service.database import Connection
 from service.errors import RefusedToStart
 from service.options import check_tenant, database_option, settings_with
@@ -53,6 +53,8 @@ def export(
         with _output(output) as file, Progress("export", unit=unit) as progress:
             for number, part in parts:
                 file.write(part)
+                if output is None:
+                    streams.check_output()  # nobody is there for what follows
                 progress.update(number)
 
 
@@ -72,8 +74,8 @@ def _sessions(views: Connection, tenant: str, session: str | None) -> Iterator[t
 def _output(path: Path | None) -> Iterator[BinaryIO]:
     """Standard output, or a file that gets its name only once it is whole."""
     if path is None:
+        streams.check_output()
         yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
         return
     unfinished = path.with_name(path.name + ".unfinished")
     try:

@@ -5,7 +5,7 @@ import re
 import click
 import msgspec
 
-from service import key_uses, offline, remote
+from service import key_uses, offline, remote, streams
 from service.access import LOCAL
 from service.clock import format_us, now_us
 from service.commands import CreateKey, KeyCommand, RevokeKey
@@ -84,6 +84,7 @@ def create(
         name=name,
         expires_at_us=None if expires is None else _expiry(expires),
     )
+    streams.check_output()  # before the key is made: this is the only place where its text is shown
     text = new_text()
     try:
         created = key_created(text, given)

@@ -509,7 +509,7 @@ def checkpoint_at_end(connection: Connection) -> None:
     that may go on for hours.
     """
     connection.set_busy_timeout(END_TIMEOUT_MS)
-    with contextlib.suppress(apsw.BusyError):
+    with contextlib.suppress(apsw.BusyError, apsw.LockedError):
         checkpoint(connection)
 
 

@@ -204,6 +204,14 @@ class RefusedToStart(ChatledgerError):
     """The files or settings are not as they must be, and guessing could lose data (rule 10)."""
 
 
+class OutputFailed(ChatledgerError):
+    """What a command has to say could not be written to standard output; `error` is the system's."""
+
+    def __init__(self, detail: str, *, error: OSError) -> None:
+        super().__init__(detail)
+        self.error = error
+
+
 class ServiceFailed(ChatledgerError):
     """A part of a running service has ended by itself, without which it cannot go on; the process ends."""
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import stat
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,12 +178,20 @@ def metrics_port(settings: Settings, address: str, registry: CollectorRegistry) 
         )
     except OSError as error:
         raise RefusedToStart(f"Port {settings.metrics_port} of {settings.host} is {_what(error)}.") from error
+    server.handle_error = _on_metrics_error  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _on_metrics_error(*_: object) -> None:
+    """As socketserver calls it; its own prints to standard error, and what that raises would end the port's thread."""
+    error = sys.exception()
+    if not isinstance(error, ConnectionError):  # who scrapes may hang up
+        log.warning("metrics not sent", exc_info=error)
 
 
 @contextmanager

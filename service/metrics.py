@@ -28,6 +28,7 @@ LARGEST = frozenset(
     )
 )
 """What is one for all workers; of everything else they have parts, which are added up."""
+LOG_LINES_DROPPED = "Log lines that could not be written."
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -145,15 +146,17 @@ class Family(msgspec.Struct, frozen=True):
 
 def report(registry: CollectorRegistry) -> list[Family]:
     """What *registry* collects now."""
-    return [
-        Family(
-            metric.name,
-            metric.documentation,
-            metric.type,
-            [(sample.name, sample.labels, float(sample.value)) for sample in metric.samples],
-        )
-        for metric in registry.collect()
-    ]
+    return [_family(metric) for metric in registry.collect()]
+
+
+def family_of(reading: Reading) -> Family:
+    """*reading* as a worker would report it."""
+    return _family(reading.metric())
+
+
+def _family(metric: Metric) -> Family:
+    samples = [(sample.name, sample.labels, float(sample.value)) for sample in metric.samples]
+    return Family(metric.name, metric.documentation, metric.type, samples)
 
 
 def counting(families: Iterable[Family]) -> list[Family]:

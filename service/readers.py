@@ -265,6 +265,8 @@ class Readers:
     def _run(self, query: Callable[[Connection, Connection], T]) -> T:
         try:
             return self._reader().run(query)
+        except StopIteration as error:  # no future takes it: whoever waits for this one would wait for ever
+            raise RuntimeError("a query has ended with StopIteration") from error
         except RefusedToStart as error:
             raise Overloaded("The ledger cannot be opened.", retry_after_s=5) from error
         except database.SQLError as error:

@@ -9,8 +9,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import msgspec
 import structlog
@@ -97,6 +97,7 @@ class Rebuilder:
         self._job: _Job | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._holders = 0
 
     @property
     def progress(self) -> RebuildProgress | None:
@@ -112,11 +113,13 @@ class Rebuilder:
 
         Raises:
             RebuildRunning: one is under way.
-            Overloaded: the service is stopping.
+            Overloaded: the service is stopping, or just now none may begin.
         """
         with self._lock:
             if self._closed:
                 raise Overloaded("The service is stopping.")
+            if self._holders:
+                raise Overloaded("The files are being opened anew.")
             if self._job is not None:
                 raise RebuildRunning
             self._job = job = self._claim()
@@ -160,9 +163,24 @@ class Rebuilder:
 
         One that is being swapped in just now is not stopped any more.
         """
-        self._cancel_here()
-        if self._board is not None:
-            self._cancel_elsewhere(self._board)
+        with self.held():
+            pass
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """As `cancel`, and for the block nobody begins another one: for who removes or replaces what a rebuild has."""
+        with self._lock:
+            self._holders += 1
+        board, claimed = self._board, False
+        try:
+            self._cancel_here()
+            claimed = board is not None and self._cancel_elsewhere(board)
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+            if board is not None and claimed:
+                board.release_rebuild()
 
     def _cancel_here(self) -> None:
         with self._lock:
@@ -174,15 +192,19 @@ class Rebuilder:
                 job.settled.set()
         thread.join(STOP_WAIT_S)
 
-    def _cancel_elsewhere(self, board: Board) -> None:
-        """Ask whichever worker rebuilds to stop, and wait until it has; one that has died has stopped."""
+    def _cancel_elsewhere(self, board: Board) -> bool:
+        """Ask whichever worker rebuilds to stop, and wait until it has; one that has died has stopped.
+
+        Returns:
+            Whether it has, and nobody rebuilds until the caller releases what is claimed now.
+        """
         until_s, pause = time.monotonic() + STOP_WAIT_S, threading.Event()
         while not board.claim_rebuild():
             board.cancel_rebuild()
             if time.monotonic() > until_s:
-                return
+                return False
             pause.wait(WATCH_S / 4)
-        board.release_rebuild()
+        return True
 
     def _watch(self, job: _Job, board: Board) -> None:
         """Tell the other workers how far *job* is, and stop it when one of them asks."""
@@ -218,6 +240,7 @@ class Rebuilder:
         except Exception as error:  # noqa: BLE001  # the thread of the rebuild reports it; the writer's has to live on
             job.error = error
         finally:
+            job.swapping = False
             job.settled.set()
 
     def _run(self, job: _Job, on_built: Callable[[], None]) -> None:

@@ -29,6 +29,7 @@ from service.listening import (
 )
 from service.location import Address, Location, note_address
 from service.settings import Settings
+from service.signals import note_signals
 from service.supervisor import supervise
 from service.tls import own_certificate
 
@@ -51,6 +52,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
 
 
 async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    note_signals()
     address, port = claim_address(settings)
     app = create_app(settings)
     logging.getLogger("_granian").setLevel(logging.ERROR)  # no warning at each start; errors still show

@@ -38,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The processes that serve, each with a writer and readers of its own. They share out the limits of queues."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least level that is logged; `info` has a line for each request."""
+    log_format: Literal["", "json", "text"] = ""
+    """The form of log lines. Empty: text on a terminal, JSON elsewhere."""
     projections: str = ""
     """Further projections as `module:name`, separated by commas."""
     signing_key: str = ""

@@ -27,9 +27,11 @@ from service.committer import opened
 from service.errors import RefusedToStart, WorkerRefused
 from service.listening import check_exposure, has_ledger, joined, kept_address, metrics_port
 from service.location import Address, Location, exclusive, note_address
-from service.metrics import Family
+from service.log import dropped
+from service.metrics import LOG_LINES_DROPPED, Family, Reading
 from service.origins import parse_origins
 from service.settings import Settings
+from service.signals import note_signals
 from service.signing import signer_of
 from service.tls import check_files, own_certificate
 
@@ -45,6 +47,8 @@ PAUSE_S = 0.05
 """Before the second start in a row; twice as long before each further one."""
 REPORT_TIMEOUT_S = 2.0
 """How long to wait for the workers' metrics; of one that does not answer the last ones stand."""
+METRICS_TIMEOUT_S = 2 * REPORT_TIMEOUT_S
+"""How long a thread of the metrics port waits for the event loop, which may be about to end."""
 END_TIMEOUT_S = 10.0
 """How long a worker may take to close its files behind the last answer; then it is killed, as a crash would."""
 
@@ -127,12 +131,13 @@ class _Supervisor:
         self._scraping: set[asyncio.Task[None]] = set()
 
     async def run(self, announce: Callable[[str], None]) -> None:
+        note_signals()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
 
         def families() -> list[Family]:
-            return asyncio.run_coroutine_threadsafe(self._reported(), loop).result()
+            return asyncio.run_coroutine_threadsafe(self._reported(), loop).result(METRICS_TIMEOUT_S)
 
         with metrics_port(self._settings, self._address, metrics.registry_of_families(families)):
             keeping = [asyncio.ensure_future(self._keep(number)) for number in range(1, self._settings.workers + 1)]
@@ -264,4 +269,5 @@ class _Supervisor:
             await asyncio.wait([worker.asked[number] for worker in asked], timeout=REPORT_TIMEOUT_S)
         for worker in asked:
             worker.asked.pop(number, None)
-        return metrics.together([self._gone, *(worker.families for worker in self._live.values())])
+        own = metrics.family_of(Reading("log_lines_dropped_total", LOG_LINES_DROPPED, dropped(), counts=True))
+        return metrics.together([self._gone, *(worker.families for worker in self._live.values()), [own]])

@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
@@ -78,6 +79,7 @@ class RestartingThread:
             try:
                 if failure is not None:
                     self._begin_again(failure)
+                    failure = None
                 self._began_s = time.monotonic()
                 self._work()
             except BaseException as error:  # noqa: BLE001  # whatever it is: somebody waits for this thread
@@ -91,6 +93,7 @@ class RestartingThread:
         if time.monotonic() - self._began_s > STEADY_S:
             self._deaths = 1
         self._recover()  # first of all: they wait
+        forget_locals(failure)
         log.error("thread failed", thread=self.name, exc_info=failure)
         if self._deaths > 1:
             self._pause.wait(min(PAUSE_S * 2 ** (self._deaths - 2), PAUSE_S_MAX))
@@ -102,6 +105,18 @@ class RestartingThread:
             log.error("thread ended", thread=self.name, exc_info=failure)
         except BaseException:  # noqa: BLE001  # nobody is left to answer
             end_process(f"the thread {self.name} has ended, and its callers cannot be answered")
+
+
+def forget_locals(error: BaseException) -> None:
+    """Let go of what the frames held that *error* went through, and keep its traceback.
+
+    Statements of SQLite are among it as a rule, and as long as one is open a log cannot be copied back, nor a file
+    detached. A frame that holds its own error is a circle, which waits for the garbage collector.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        traceback.clear_frames(found.__traceback__)
+        found = found.__cause__ or found.__context__
 
 
 def call_in_loop(loop: asyncio.AbstractEventLoop | None, callback: Callable[[], None]) -> None:
@@ -127,7 +142,7 @@ def settle(future: "asyncio.Future[T]", outcome: T | BaseException, *, otherwise
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
-    except Exception:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001
         with contextlib.suppress(asyncio.InvalidStateError):
             future.set_exception(otherwise)
 

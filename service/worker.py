@@ -13,7 +13,7 @@ import uvloop
 from granian.server.embed import Server
 
 from service import log as logs
-from service import metrics
+from service import metrics, streams
 from service.api.edge import EdgedLitestar
 from service.app import create_app
 from service.board import Board
@@ -29,6 +29,7 @@ from service.listening import (
     wait_until_listening_here,
 )
 from service.sharing import Shared
+from service.signals import hold_signals, note_signals
 
 log = structlog.get_logger("chatledger")
 
@@ -39,6 +40,8 @@ ORPHAN_GRACE_MS = 1000
 
 def main() -> None:
     """Work for the supervisor at the other end of the socket that the command line names."""
+    streams.prepare()
+    hold_signals()
     calm_garbage_collector()
     os.umask(0o077)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor says what is to be done
@@ -47,11 +50,13 @@ def main() -> None:
 
 
 async def _work(end: socket.socket) -> int:
+    note_signals()
     channel = await Channel.over(end)
     orders = await channel.orders()
     if not isinstance(orders, Orders):
         return 1
-    logs.set_up(orders.settings.log_level, worker=orders.number)
+    logs.set_up(orders.settings.log_level, form=orders.settings.log_format, worker=orders.number)
+    logs.catch_all()
     logging.getLogger("_granian").setLevel(logging.ERROR)
     try:
         with refusals_named():
@@ -89,17 +94,29 @@ class _Worker:
                 announced=lambda: self._channel.send(Ready()),
             )
             obeying.cancel()
+            await asyncio.wait({obeying})
         log.info("stopped")
+        if not obeying.cancelled() and (failure := obeying.exception()) is not None:
+            raise failure
         check_lived(services.writer)
 
     async def _obey(self, app: EdgedLitestar, server: Server) -> None:
+        """Do what the supervisor says, until it says stop or is gone.
+
+        Whatever goes wrong is an end too: a worker that does not listen would outlive its supervisor.
+        """
+        try:
+            await self._listen(app)
+        finally:
+            server.stop()  # type: ignore[no-untyped-call]
+
+    async def _listen(self, app: EdgedLitestar) -> None:
         while True:
             said = await self._channel.orders()
             if said is None:
                 log.warning("supervisor gone")
                 self._grace_ms = min(self._grace_ms, ORPHAN_GRACE_MS)
             if said is None or isinstance(said, Stop):
-                server.stop()  # type: ignore[no-untyped-call]
                 return
             if isinstance(said, Ask):
                 self._channel.send(Report(said.number, metrics.report(app.services.registry)))

@@ -6,7 +6,6 @@ request. Under load the groups grow by themselves: while one is synced, the next
 
 import asyncio
 import math
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -25,7 +24,7 @@ from service.keys import KeyRing
 from service.metrics import SECONDS, SIZES, Histogram
 from service.rebuilder import Rebuilder
 from service.settings import Settings
-from service.threads import RestartingThread, call_in_loop, settle
+from service.threads import RestartingThread, call_in_loop, forget_locals, settle
 from service.write_queue import AwaitErasures, Job, Signal, Task, Waiting, WriteQueue, events_of
 
 log = structlog.get_logger("chatledger.writer")
@@ -76,7 +75,7 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = RestartingThread("writer", self._run, recover=self._begin_again, give_up=self._end)
         self._told_to_stop = False
-        self._gone = threading.Event()
+        self._gone = False
         self.on_gone: Callable[[], None] | None = None
         """Called in the thread when it has ended by itself, for good: the service has to end."""
         self._closing = False
@@ -108,7 +107,7 @@ class Writer:
     @property
     def gone(self) -> bool:
         """Whether the thread has ended by itself, for good."""
-        return self._gone.is_set()
+        return self._gone
 
     @property
     def keys(self) -> KeyRing:
@@ -142,7 +141,7 @@ class Writer:
             DomainError: it was refused, the queue is full, or the storage failed.
         """
         settings = self._settings
-        if self._closing or self._gone.is_set() or self._loop is None:
+        if self._closing or self._loop is None:
             raise Overloaded("The service is stopping.")
         if (
             self._waiting_commands >= settings.queue_commands_max
@@ -154,7 +153,7 @@ class Writer:
         self._queue.put(Waiting(submission, size_bytes, time.perf_counter(), future, events))
         self._waiting_commands += 1
         self._waiting_bytes += size_bytes
-        if self._gone.is_set():  # just now, and it may have looked into the queue before
+        if self._gone:  # it may have looked into the queue before
             self._refuse_the_rest()
         return await future
 
@@ -164,11 +163,11 @@ class Writer:
         Raises:
             ErasurePending: something holds the files; the writer goes on trying.
         """
-        if self._closing or self._gone.is_set() or self._loop is None:
+        if self._closing or self._loop is None:
             raise ErasurePending
         future: asyncio.Future[bool] = self._loop.create_future()
         self._queue.put(AwaitErasures(future))
-        if self._gone.is_set():
+        if self._gone:
             self._refuse_the_rest()
         if not await future:
             raise ErasurePending
@@ -268,15 +267,15 @@ class Writer:
         self.stats.failures += 1
         self._behind, self._repairing = True, False
         self._erasures.start_over()
-        self.rebuilder.cancel()  # opening the views again removes what is not whole, and one that is built may wait
-        try:
-            self._committer.start_over()
-        except (ChatledgerError, database.SQLError, OSError):
-            log.exception("the ledger could not be opened again")  # each further group tries again
+        with self.rebuilder.held():  # opening the views again removes what is not whole, and one that is built may wait
+            try:
+                self._committer.start_over()
+            except (ChatledgerError, database.SQLError, OSError):
+                log.exception("the ledger could not be opened again")  # each further group tries again
 
     def _end(self) -> None:
         """Answer all that waits and all that still comes, for this thread does nothing any more."""
-        self._gone.set()
+        self._gone = True
         self._answer_what_was_under_way()
         self._refuse_the_rest()
         if self.on_gone is not None:
@@ -308,11 +307,7 @@ class Writer:
             self._checkpointer.after_group(self._committer.ledger)
 
     def _say_erased(self, future: "asyncio.Future[bool]", done: bool) -> None:  # noqa: FBT001
-        def deliver() -> None:
-            if not future.done():
-                future.set_result(done)
-
-        call_in_loop(self._loop, deliver)
+        call_in_loop(self._loop, lambda: settle(future, done, otherwise=ErasurePending()))
 
     def _catch_up(self) -> None:
         """Bring views that a failure left behind up to date, without waiting for the next write to do it."""
@@ -342,6 +337,7 @@ class Writer:
                 self._erasures.views_replaced()
         except DomainError:  # the ledger could not be opened again; then the rebuild has nobody to take it
             self.rebuilder.cancel()
+        self._behind = self._behind or not self._committer.views.is_open  # the swap failed, and so did the way back
 
     def _rebuild(self) -> None:
         try:
@@ -405,6 +401,7 @@ class Writer:
             # Damaged views, or a fault of ours; as a rule the transaction was rolled back.
             self.stats.failures += 1
             log.exception("writer failed")
+            forget_locals(error)
             self._repair_if_damaged(error)
             outcomes = [error if self._is_untouched(before) else self._recover(error)] * len(submissions)
         self.stats.groups += 1
@@ -440,14 +437,14 @@ class Writer:
         """Open the ledger again after a failed COMMIT, or a fault behind one, and look whether it is there."""
         before = self._committer.views.position
         # Opening the views again removes what is not whole; and a disk that is full has no room for a rebuild.
-        self.rebuilder.cancel()
-        try:
-            self._committer.reopen()
-            head = ledger.head(self._committer.ledger).position
-            self._catch_up()
-        except (ChatledgerError, database.SQLError):  # the views' own failures too: the thread must live on
-            log.exception("the ledger could not be opened again")
-            return OutcomeUnknown()
+        with self.rebuilder.held():
+            try:
+                self._committer.reopen()
+                head = ledger.head(self._committer.ledger).position
+                self._catch_up()
+            except (ChatledgerError, database.SQLError):  # the views' own failures too: the thread must live on
+                log.exception("the ledger could not be opened again")
+                return OutcomeUnknown()
         if head == before and database.is_full(failed.__cause__):
             return StorageFull()
         return OutcomeUnknown()

@@ -1,6 +1,10 @@
-"""A disk that is really full: a clear answer, reads go on, and once there is room appends work again by themselves."""
+"""A disk that is really full: a clear answer, reads go on, and once there is room appends work again by themselves.
+
+Every other disk has the server's log on it too: a log line that cannot be written is no reason to stop.
+"""
 
 import random
+import shlex
 import tempfile
 import time
 from collections import Counter
@@ -9,7 +13,7 @@ from pathlib import Path
 from crash.findings import Findings, Progress, Result, quiet
 from support.altered import WatchedServer
 from support.small_disk import SmallDisk, small_disk
-from support.wire import Answer, Request, Wire, ask
+from support.wire import Answer, ConnectionGone, Request, Wire, ask
 
 SIZES = (40, 3_000, 60_000)
 """Of the messages, in bytes: a small one may fit where a large one does not."""
@@ -19,57 +23,97 @@ TIMES_A_DISK = 3
 """Each time half of what is left is freed again, so that later there is no room for what has to be caught up."""
 RECOVERY_S = 30
 RECOVERY_OF_BUG_S = 3
+ANSWER_S = 20
+ANSWER_OF_BUG_S = 3
+LOG = "server.log"
+LOST = "log lines dropped"
 
 
 def run_full_disk(count: int, seed: int, progress: Progress = quiet, *, bug: str = "", force: str = "") -> Result:
     """Fill a disk and free it again *count* times; *force* names a mechanism other than the best."""
     findings = Findings("full disk" + (f" with {bug}" if bug else ""), seed)
     chance = random.Random(seed)
-    done = 0
+    done, disks = 0, 0
     while done < count and not (bug and findings.violations):
         times = min(TIMES_A_DISK, count - done)
-        _fill_one(times, chance, findings, bug, force)
-        done += times
+        _fill_one(times, chance, findings, bug, force, with_log=disks % 2 == 0)
+        done, disks = done + times, disks + 1
         progress(done, count)
     return findings.result()
 
 
-def _fill_one(times: int, chance: random.Random, findings: Findings, bug: str, force: str) -> None:
-    """A new disk with one server."""
+def _fill_one(times: int, chance: random.Random, findings: Findings, bug: str, force: str, *, with_log: bool) -> None:
+    """A new disk with one server, and with its log, if *with_log*."""
     with tempfile.TemporaryDirectory(prefix="full-disk-") as folder, small_disk(Path(folder) / "disk") as best:
         disk = best if not force else SmallDisk(force, best.folder)
         findings.counts[f"disks by {disk.mechanism}"] += 1
-        with WatchedServer(disk.folder / "ledger.db", log=Path(folder) / "log", bug=bug, prefix=disk.prefix) as server:
-            trial = _Trial(server, disk, chance, findings, RECOVERY_OF_BUG_S if bug else RECOVERY_S)
-            ask(server.port, "POST", "/v1/sessions", {"id": "s"})
-            for _ in range(times):
-                trial.fill()
-                trial.read()
-                if not trial.free():
-                    return
-                trial.check()
+        prefix, log = disk.prefix, disk.folder / LOG
+        if with_log:  # opened where the disk is seen, which may be in a mount namespace
+            findings.counts["disks with the log"] += 1
+            prefix = (*prefix, "sh", "-c", f'exec "$0" "$@" 2>>{shlex.quote(str(log))}')
+        with WatchedServer(
+            disk.folder / "ledger.db",
+            log=Path(folder) / "log",
+            bug=bug,
+            prefix=prefix,
+            env={"CHATLEDGER_LOG_LEVEL": "info"} if with_log else None,
+        ) as server:
+            try:
+                _try_one(_Trial(server, disk, chance, findings, bug), times)
+            except ConnectionGone:
+                findings.violation("a request had no answer")
+            else:
+                if with_log and disk.is_disk and not _says_what_was_lost(disk.seen_from_here(server) / LOG):
+                    findings.violation("log lines were lost, and the log does not say so")
+
+
+def _says_what_was_lost(log: Path) -> bool:
+    until_s = time.monotonic() + ANSWER_S
+    while LOST not in log.read_text():  # a thread of its own writes it
+        if time.monotonic() > until_s:
+            return False
+    return True
+
+
+def _try_one(trial: "_Trial", times: int) -> None:
+    ask(trial.port, "POST", "/v1/sessions", {"id": "s"})
+    for _ in range(times):
+        trial.fill()
+        trial.read()
+        if not trial.free():
+            return
+        trial.check()
 
 
 class _Trial:
     """One server, and what it was sent."""
 
     def __init__(
-        self, server: WatchedServer, disk: SmallDisk, chance: random.Random, findings: Findings, recovery_s: float
+        self, server: WatchedServer, disk: SmallDisk, chance: random.Random, findings: Findings, bug: str
     ) -> None:
         self._server = server
         self._disk = disk
         self._chance = chance
         self._findings = findings
-        self._recovery_s = recovery_s
+        self._recovery_s = RECOVERY_OF_BUG_S if bug else RECOVERY_S
+        self._answer_s = ANSWER_OF_BUG_S if bug else ANSWER_S
         self._sent = 0
         self._said: dict[str, int] = {}
         """The status that each message got."""
+
+    @property
+    def port(self) -> int:
+        """The server's."""
+        return self._server.port
+
+    def _wire(self) -> Wire:
+        return Wire(self.port, timeout_s=self._answer_s)
 
     def fill(self) -> None:
         """Append until the disk is full, and go on for a while; each answer has to be one of those promised."""
         self._disk.fill(self._server)
         refused: Counter[str] = Counter()
-        with Wire(self._server.port) as wire:
+        with self._wire() as wire:
             for _ in range(APPENDS_MAX):
                 answer = self._append(wire, self._chance.choice(SIZES))
                 if answer.status != 201:
@@ -108,7 +152,7 @@ class _Trial:
         """Give the space back and append until it works again, without a restart."""
         self._disk.free(self._server)
         began_s = time.monotonic()
-        with Wire(self._server.port) as wire:
+        with self._wire() as wire:
             while (answer := self._append(wire, SIZES[0])).status != 201:
                 self._refusal(answer)
                 if time.monotonic() - began_s > self._recovery_s:

@@ -13,6 +13,7 @@ from crash.long_readers import run_long_readers
 from crash.lost_answers import run_lost_answers
 from crash.overload import run_overload
 from crash.power_cuts import run_power_cuts
+from crash.thread_faults import run_thread_faults
 from crash.tool_kills import run_tool_kills
 
 
@@ -29,6 +30,7 @@ class Harness:
 HARNESSES = {
     "power cuts": Harness(run_power_cuts, "images", 20_000, 200_000),
     "failing calls": Harness(run_io_faults, "faults", 3_000, 20_000),
+    "faults in threads": Harness(run_thread_faults, "faults", 800, 20_000),
     "kills": Harness(run_kills, "kills", 50, 1_000),
     "kills of commands": Harness(run_tool_kills, "kills", 24, 500),
     "full disk": Harness(run_full_disk, "times full", 3, 50),

@@ -19,3 +19,10 @@ def test_a_quota_is_survived() -> None:
 def test_a_full_disk_finds_a_writer_that_does_not_come_back() -> None:
     """The control."""
     assert_caught(run_full_disk(1, seed=1, bug="full_for_good"))
+
+
+def test_a_full_disk_finds_a_log_that_ends_the_work() -> None:
+    """The control: the log is on that disk, and its lines are what the writer ended by (F1)."""
+    result = run_full_disk(1, seed=1, bug="log_ends_threads")
+    assert_caught(result)
+    assert "a request had no answer" in result.violations

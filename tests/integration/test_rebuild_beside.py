@@ -14,6 +14,7 @@ from support.tables import dump, dump_rebuilt
 
 from projections import batch, build
 from projections.views import Views
+from service import rebuilder as rebuilder_module
 from service.database import Connection
 from service.errors import Overloaded, RebuildRunning
 from service.readers import Reader
@@ -300,3 +301,91 @@ def test_new_views_that_fail_their_check_are_not_swapped_in(beside: Beside, monk
     assert beside.rebuilder.progress is None
     assert store.views.generation == 1
     assert files(store) == ["ledger.db.views.000001.db"]
+
+
+def ended(beside: Beside) -> None:
+    """Wait for the rebuild's thread."""
+    thread = beside.rebuilder._thread
+    assert thread is not None
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
+    assert beside.rebuilder.progress is None
+
+
+@pytest.mark.parametrize("what", ["the part filled aside", "the part filled aside, with an empty one in its place"])
+def test_a_rebuild_whose_files_are_removed_meanwhile_is_not_swapped_in(
+    beside: Beside, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Opening the files anew removes what is not whole: tables that were filled there must not become empty ones."""
+    store, copy = beside.store, build.Builder._copy
+    live, before = dump(store.views.db), files(store)
+
+    def copy_what_is_gone(builder: build.Builder, *arguments: object) -> None:
+        aside = Path(builder._name + build.ASIDE)
+        aside.unlink()
+        if "in its place" in what:
+            aside.touch()
+        copy(builder, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(build.Builder, "_copy", copy_what_is_gone)
+    beside.start()
+    ended(beside)
+    beside.swap()
+    assert (dump(store.views.db), files(store)) == (live, before)
+
+
+def test_nobody_begins_a_rebuild_while_the_files_are_opened_anew(beside: Beside, gate: Gate) -> None:
+    """One that runs is cancelled first, and afterwards another one can be begun."""
+    beside.start()
+    gate.wait()
+    gate.open()
+    with beside.rebuilder.held():
+        assert beside.rebuilder.progress is None
+        with pytest.raises(Overloaded):
+            beside.start()
+    beside.start()
+    beside.wait_until_built()
+    beside.swap()
+
+
+@pytest.mark.parametrize("failure", [SystemExit(), StopIteration(), MemoryError(), OSError(28, "full")])
+def test_a_rebuild_that_fails_in_any_way_keeps_out_no_other(
+    beside: Beside, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    """Also where its own end fails: the log, and the removal of its files."""
+
+    class Broken:
+        def __getattr__(self, name: str) -> object:
+            raise failure
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "excepthook", lambda _: None)
+        patch.setattr(rebuilder_module, "log", Broken())
+        patch.setattr(rebuilder_module, "remove", fail)
+        beside.start()
+        ended(beside)
+    beside.start()
+    beside.wait_until_built()
+    beside.swap()
+    assert beside.store.views.generation == 2
+
+
+def test_a_rebuild_for_which_there_is_no_thread_keeps_out_no_other(
+    beside: Beside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system has no room for one more: 503, and the next one is begun."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(Overloaded):
+            beside.start()
+    assert beside.rebuilder.progress is None
+    beside.start()
+    beside.wait_until_built()
+    beside.swap()

@@ -1,5 +1,6 @@
 """Bugs put into the product on purpose: each harness of `tests/crash` has to find those of its kind."""
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from service import backup, database, idempotency, ids, importer, ledger, readers, tenant, worker
+from service import backup, database, idempotency, ids, importer, ledger, log, readers, tenant, worker, writer
 from service.board import Board
 from service.checkpointer import Checkpointer
 from service.commands import AppendMessages
@@ -17,8 +18,12 @@ from service.committer import Committer
 from service.errors import IdempotencyMismatch, StorageFull
 from service.group import Group, Submission
 from service.keys import KeyRing
+from service.log_sink import LogSink
+from service.metrics import HttpMetrics
 from service.readers import LiveViews
+from service.rebuilder import Rebuilder
 from service.shared_keys import SharedKeys
+from service.threads import RestartingThread
 from service.writer import Writer
 
 STALE_READS = 40
@@ -177,6 +182,75 @@ def full_for_good() -> None:
     Committer.commit = commit_never_again  # type: ignore[method-assign]
 
 
+def log_ends_threads() -> None:
+    """Whoever logs writes the line, and is told where that fails; a thread that meets it ends."""
+
+    def write(sink: LogSink, line: bytes) -> None:
+        os.write(sink._descriptor, line)
+
+    def proxy(base: Any) -> Any:
+        return base
+
+    def run_once(thread: RestartingThread) -> None:
+        thread._work()
+
+    LogSink.write = write  # type: ignore[method-assign]
+    log._never_raising = proxy
+    RestartingThread._run = run_once  # type: ignore[method-assign]
+
+
+def threads_end() -> None:
+    """A thread that meets what it does not expect ends, and nobody begins again."""
+
+    def run_once(thread: RestartingThread) -> None:
+        thread._work()
+
+    RestartingThread._run = run_once  # type: ignore[method-assign]
+
+
+def writer_fails_behind_each_group() -> None:
+    """No bug of the harnesses: the writer's thread fails behind each group that it has answered."""
+
+    def fail(_: Writer) -> None:
+        raise SystemExit
+
+    Writer._checkpoint = fail  # type: ignore[method-assign]
+
+
+def every_other_scrape_fails() -> None:
+    """The same: what collects the metrics raises, every other time."""
+    collect = HttpMetrics.collect
+    times = itertools.count()
+
+    def collect_badly(self: HttpMetrics) -> Any:
+        if next(times) % 2 == 0:
+            raise ZeroDivisionError
+        return collect(self)
+
+    HttpMetrics.collect = collect_badly  # type: ignore[method-assign]
+
+
+def answers_in_a_row() -> None:
+    """A group is answered one after the other: where one answer fails, those behind it have none."""
+
+    def settle(future: Any, outcome: Any, **_: object) -> None:
+        if not future.done():
+            (future.set_exception if isinstance(outcome, BaseException) else future.set_result)(outcome)
+
+    writer.settle = settle
+
+
+def rebuilds_stay() -> None:
+    """The end of a rebuild has steps, and none is done behind one that fails."""
+
+    def finish(self: Rebuilder, job: Any) -> None:
+        self._remove(job)
+        job.settled.set()
+        self._forget(job)
+
+    Rebuilder._finish = finish  # type: ignore[method-assign]
+
+
 def logs_never_cut() -> None:
     """Nobody copies the write-ahead logs back."""
 
@@ -277,6 +351,12 @@ BUGS: dict[str, Callable[[], None]] = {
         import_blind,
         backup_named_at_once,
         full_for_good,
+        log_ends_threads,
+        threads_end,
+        writer_fails_behind_each_group,
+        every_other_scrape_fails,
+        answers_in_a_row,
+        rebuilds_stay,
         logs_never_cut,
         keys_by_the_clock,
         order_by_clock,
