@@ -2,8 +2,9 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import click
@@ -16,17 +17,23 @@ from service.cli_export import export
 from service.cli_key import key
 from service.cli_replay import replay
 from service.cli_verify import verify
-from service.errors import ChatledgerError
+from service.errors import ChatledgerError, OutputFailed
 from service.garbage import calm_garbage_collector
 from service.import_lines import Rejected
-from service.options import check_tenant, database_option, settings_with
+from service.location import Location
+from service.options import Commands, FileToRead, WholeNumber, check_tenant, database_option, settings_with
 from service.progress import Progress
+from service.settings import Settings, variable_of
+from service.terminal import finish_streams, prepare_streams, say, visible, write
 
 REJECTED_SHOWN = 20
 """How many rejected sessions an import names; a wrong file has as many as lines."""
 
+_NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What newer versions of click raise for `chatledger` alone: its message is the help."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="chatledger")
 def cli() -> None:
     """The system of record for chat: an append-only, verifiable event ledger with an HTTP API."""
@@ -35,8 +42,8 @@ def cli() -> None:
 @cli.command()
 @database_option
 @click.option("--host", help="The address to serve on.  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="The port to serve on.  [default: 8000]")
-@click.option("--workers", type=click.IntRange(1, 64), help="The processes that serve.  [default: 1]")
+@click.option("--port", type=WholeNumber(0, 65535), help="The port to serve on.  [default: 8000]")
+@click.option("--workers", type=WholeNumber(1, 64), help="The processes that serve.  [default: 1]")
 def serve(database: str | None, host: str | None, port: int | None, workers: int | None) -> None:
     """Serve the HTTP API until SIGTERM or Ctrl-C."""
     from service.server import serve as run  # noqa: PLC0415  # the server is not needed by the other commands
@@ -44,17 +51,25 @@ def serve(database: str | None, host: str | None, port: int | None, workers: int
     settings = settings_with(database_path=database, host=host, port=port, workers=workers)
     log.set_up(settings.log_level)
 
-    def announce(url: str) -> None:
-        click.echo(f"chatledger serves {settings.database_path} on {url}")
-        click.echo(f"API page: {url}/schema")
+    def announce(url: str, events: int | None) -> None:
+        say(f"chatledger serves {_what_is_served(settings, events)} on {url}")
+        say(f"API page: {url}/schema")
 
     run(settings, announce=announce)
+
+
+def _what_is_served(settings: Settings, events: int | None) -> str:
+    """Which ledger, where it lies, and whether this is the one that one thinks of: a wrong path begins a new one."""
+    if settings.in_memory:
+        return "a ledger in memory, of which nothing is kept,"
+    size = "new ledger" if events is None else "1 event" if events == 1 else f"{events:,} events"
+    return f"{Location.of(settings).ledger} ({size})"
 
 
 @cli.command("import")
 @database_option
 @click.option("--tenant", default="default", show_default=True, help="The tenant of sessions that name none.")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=FileToRead())
 def import_(database: str | None, tenant: str, file: Path) -> None:
     """Import FILE: JSON lines, or the SQLite file of the CRUD store.
 
@@ -75,7 +90,7 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
             on_progress=progress.update,
             on_views=_progress_of_views(stack),
         )
-    click.echo(
+    say(
         f"{report.sessions} sessions with {report.messages} messages imported, {report.present} were there already, "
         f"{report.rejected} rejected"
     )
@@ -99,15 +114,15 @@ def _progress_of_views(stack: ExitStack) -> Callable[[int, int], None]:
 def _say_rejected() -> Callable[[Rejected], None]:
     said = 0
 
-    def say(rejected: Rejected) -> None:
+    def tell(rejected: Rejected) -> None:
         nonlocal said
         said += 1
         if said <= REJECTED_SHOWN:
-            click.echo(f"{rejected.where}: {rejected.reason}", err=True)
+            say(f"{rejected.where}: {rejected.reason}", err=True)
         elif said == REJECTED_SHOWN + 1:
-            click.echo("… and more; the last line has the count", err=True)
+            say("… and more; the last line has the count", err=True)
 
-    return say
+    return tell
 
 
 cli.add_command(erase)
@@ -126,28 +141,66 @@ def status(database: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Show counts, positions, lag and file sizes; also beside a running server."""
     found = offline.status_of(settings_with(database_path=database))
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        write(msgspec.json.encode(found))
         return
     for name, value in msgspec.structs.asdict(found).items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-        click.echo(f"{name.replace('_', ' '):<18}{'-' if value is None else shown}")
+        say(f"{name.replace('_', ' '):<18}{'-' if value is None else shown}")
 
 
 def main() -> None:
     """Run the command; a refusal is one clear line and exit code 1."""
     calm_garbage_collector()
     os.umask(0o077)  # what we write is other people's conversations
+    prepare_streams()
+    code = _run()
     try:
-        cli.main(standalone_mode=False)
+        finish_streams()
+    except OutputFailed as error:
+        if code == 0:
+            _say_last(f"chatledger: {error}")
+        code = code or 1
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command, say why it refuses if it does, and return the exit code."""
+    try:
+        code = cli.main(prog_name="chatledger", standalone_mode=False)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else bool(end.code)
+    except click.UsageError as error:
+        _say_usage(error)
+        return error.exit_code
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _say_last(f"chatledger: {error.format_message()}")
+        return error.exit_code
     except click.Abort:
-        click.echo("Aborted.", err=True)
-        sys.exit(130)
+        _say_last("Aborted.")
+        return 130
     except ChatledgerError as error:
-        click.echo(f"chatledger: {error}", err=True)
-        sys.exit(1)
+        if os.environ.get(variable_of("log_level")) == "debug":
+            _say_last(traceback.format_exc(), keep="\n")
+        _say_last(f"chatledger: {error}")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _say_usage(error: click.UsageError) -> None:
+    """As click says it, with what the user has written on one line."""
+    if isinstance(error, _NO_ARGUMENTS):
+        error.show()
+        return
+    if error.ctx is not None:
+        hint = f"Try '{error.ctx.command_path} --help' for help."
+        _say_last(f"{error.ctx.get_usage()}\n{hint}\n", keep="\n")
+    _say_last(f"Error: {error.format_message()}")
+
+
+def _say_last(text: str, *, keep: str = "") -> None:
+    """Say why it ends. Where that cannot be written either, the exit code has to do."""
+    with suppress(OutputFailed, BrokenPipeError):
+        write(visible(text, keep=keep), err=True)
 
 
 if __name__ == "__main__":

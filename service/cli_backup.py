@@ -10,6 +10,7 @@ from service.options import database_option, settings_with
 from service.progress import Progress
 from service.restore import Steps
 from service.restore import restore as bring_back
+from service.terminal import say
 
 _PATH = click.Path(path_type=Path)
 
@@ -29,7 +30,7 @@ def backup(database: str | None, dest: Path) -> None:
             on_copied=_Shown(stack, "copy", "pages").update,
             on_verified=_Shown(stack, "verify", "events").update,
         )
-    click.echo(f"{found.size} events backed up into {dest}; the tree's root is {found.root().hex()}")
+    say(f"{found.size} events backed up into {dest}; the tree's root is {found.root().hex()}")
 
 
 @click.command()
@@ -50,7 +51,7 @@ def restore(database: str | None, to_position: int | None, src: Path) -> None:
             viewed=_Shown(stack, "views", "events").update,
         )
         found = bring_back(settings, src, steps, to_position=to_position)
-    click.echo(f"{found.size} events restored into {settings.database_path}; the tree's root is {found.root().hex()}")
+    say(f"{found.size} events restored into {settings.database_path}; the tree's root is {found.root().hex()}")
 
 
 class _Shown:

@@ -14,6 +14,7 @@ from service.ids import is_id
 from service.location import Address
 from service.options import check_tenant, database_option, settings_with
 from service.settings import Settings
+from service.terminal import say
 
 REASON_CHARACTERS_MAX = 1000
 TIMEOUT_S = 600.0
@@ -63,7 +64,7 @@ def _here(committer: Committer, tenant: str, session: str | None, user: str | No
     if user is not None:
         wanted = erasure.sessions_of_user(views_db, ledger_db, tenant, user)
     if not wanted:
-        click.echo(NO_SESSION)
+        say(NO_SESSION)
     for name in wanted:
         erasure.erase(committer, tenant_id=tenant, session_id=name, reason=reason, actor=LOCAL.actor)
     erasure.finish_now(committer)
@@ -78,7 +79,7 @@ def _here(committer: Committer, tenant: str, session: str | None, user: str | No
 def _there(address: Address, tenant: str, wanted: list[str], reason: str) -> None:
     # Several at a time: what waits for the server's writer is one group, for which it writes its files anew once.
     if not wanted:
-        click.echo(NO_SESSION)
+        say(NO_SESSION)
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         answers = pool.map(lambda name: _ask(address, tenant, name, reason), wanted)
         for name, answer in zip(wanted, answers, strict=True):
@@ -93,9 +94,9 @@ def _wanted_beside(settings: Settings, tenant: str, session: str | None, user: s
 
 
 def _say(session: str, events_erased: int, forks: Sequence[str]) -> None:
-    click.echo(f"{session}: {events_erased} events erased")
+    say(f"{session}: {events_erased} events erased")
     for fork in forks:
-        click.echo(f"{session}: the fork {fork} holds copies")
+        say(f"{session}: the fork {fork} holds copies")
 
 
 def _ask(address: Address, tenant: str, session: str, reason: str) -> _Answer:

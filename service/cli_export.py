@@ -1,6 +1,5 @@
 """`chatledger export`: sessions, events, or one session for people."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from service.database import Connection
 from service.errors import RefusedToStart
 from service.options import check_tenant, database_option, settings_with
 from service.progress import Progress
+from service.terminal import output
 from service.transcript import markdown as transcript
 
 
@@ -72,8 +72,8 @@ def _sessions(views: Connection, tenant: str, session: str | None) -> Iterator[t
 def _output(path: Path | None) -> Iterator[BinaryIO]:
     """Standard output, or a file that gets its name only once it is whole."""
     if path is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        with output() as stream:
+            yield stream
         return
     unfinished = path.with_name(path.name + ".unfinished")
     try:

@@ -18,6 +18,7 @@ from service.keys import new_text
 from service.location import Address
 from service.options import check_tenant, database_option, settings_with
 from service.tenant_keys import NewKey, key_created
+from service.terminal import say, write
 
 PAGE = 200
 _PATH = "/v1/admin/keys"
@@ -106,11 +107,11 @@ def create(
         made = remote.call(
             offline.server_beside(settings, locked), "POST", _PATH, answer=_Created, body=body, headers=headers
         )
-        click.echo(f"key {made.id} is made; this is its text, which is shown only now:")
-        click.echo(made.key)
+        say(f"key {made.id} is made; this is its text, which is shown only now:")
+        write(made.key)
         return
-    click.echo(f"key {created.key_id} is made; this is its text, which is shown only now:")
-    click.echo(text)
+    say(f"key {created.key_id} is made; this is its text, which is shown only now:")
+    write(text)
 
 
 @key.command("list")
@@ -134,7 +135,10 @@ def list_(database: str | None, tenant: str | None, as_json: bool) -> None:  # n
     for each in found:
         if tenant is not None and each.tenant_id != tenant:
             continue
-        click.echo(msgspec.json.encode(each) if as_json else _line(each))
+        if as_json:
+            write(msgspec.json.encode(each))
+        else:
+            say(_line(each))
 
 
 @key.command()
@@ -157,7 +161,7 @@ def revoke(database: str | None, key_id: str) -> None:
             answer=remote.Answered,
             about=f"{key_id}: ",
         )
-    click.echo(f"key {key_id} is revoked")
+    say(f"key {key_id} is revoked")
 
 
 def _expiry(duration: str) -> int:

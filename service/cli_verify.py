@@ -12,6 +12,7 @@ from service.options import database_option, settings_with
 from service.progress import Progress
 from service.settings import Settings
 from service.signing import Head, Verifier, key_path, origin_of, signer_of
+from service.terminal import say
 from service.verify import verify_ledger
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -49,9 +50,9 @@ def verify(
     with Progress("verify", unit="events") as progress:
         found = verify_ledger(connection, earlier=earlier, progress=progress.update)
     connection.close()
-    click.echo(f"{found.size} events verified; the tree's root is {found.root().hex()}")
+    say(f"{found.size} events verified; the tree's root is {found.root().hex()}")
     if earlier is not None:
-        click.echo(f"the ledger extends the head of {earlier.size} events")
+        say(f"the ledger extends the head of {earlier.size} events")
     if save_head is not None:
         save_head.write_text(signer_of(location, settings, ledger_id).sign(found.size, found.root()))
     if location.generations() and not compare_views(settings, "views"):
@@ -78,10 +79,10 @@ def _earlier(settings: Settings, head_file: Path, public_key: str | None) -> Hea
 
 def _verify_bundle(file: Path, public_key: str | None) -> None:
     found = bundle.check(file.read_bytes(), public_key=public_key)
-    click.echo(
+    say(
         f"{found.events} events of session {found.session} of tenant {found.tenant} verified, {found.erased} of them "
         f"erased, in the ledger of {found.head.size} events"
     )
-    click.echo(f"signed by {found.public_key}")
+    say(f"signed by {found.public_key}")
     if public_key is None:
-        click.echo("compare this key with one that you have from elsewhere, or name that with --public-key")
+        say("compare this key with one that you have from elsewhere, or name that with --public-key")

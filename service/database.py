@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import apsw
 
+from service import failures
 from service.clock import now_us
 from service.errors import (
     ChatledgerError,
@@ -26,7 +27,7 @@ from service.errors import (
     StorageFull,
 )
 from service.ids import new_id
-from service.location import Location, check_filesystem, put_in_place, remove
+from service.location import Location, check_filesystem, is_file, put_in_place, remove
 from service.settings import Settings
 
 Connection = apsw.Connection
@@ -48,6 +49,19 @@ END_TIMEOUT_MS = 500  # at a stop: how long to wait for readers to let go of the
 COPY_PAUSE_S = 0.005
 """Between two looks whether somebody else still copies a write-ahead log back."""
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
+
+_PERMISSIONS = "Check the owner and the permissions of it, of the files beside it and of its folder."
+_STORAGE = {
+    apsw.BusyError: "Another program holds it: end that one, or try again.",
+    apsw.CantOpenError: _PERMISSIONS,
+    apsw.CorruptError: "It or its views are damaged: find out with `chatledger verify`.",
+    apsw.FullError: "Make room on its disk.",
+    apsw.IOError: "See what the system says of its disk.",
+    apsw.NotADBError: "It or its views are damaged: find out with `chatledger verify`.",
+    apsw.PermissionsError: _PERMISSIONS,
+    apsw.ReadOnlyError: _PERMISSIONS,
+}
+"""The errors of SQLite that are the storage's and not ours, each with what to do."""
 
 # What SQLite says of a file that it opens: of the statements that open one, none can be wrong in itself, so that
 # its plain SQLITE_ERROR is about the file too ("unsupported file format").
@@ -260,8 +274,7 @@ def _look_at_ledger(location: Location, settings: Settings) -> None:
 
 
 def _has_content(name: str) -> bool:
-    path = Path(name)
-    return path.exists() and path.stat().st_size > 0
+    return is_file(name) and Path(name).stat().st_size > 0
 
 
 def _make_ledger(location: Location, settings: Settings) -> None:
@@ -558,18 +571,38 @@ def snapshot(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def storage_failures_named() -> Iterator[None]:
-    """Say in words that the storage fails, where there is no caller to answer but somebody who starts or stops us.
+def storage_failures_named(name: str) -> Iterator[None]:
+    """Say in one line that the storage fails, where there is no caller to answer but somebody who starts or stops us.
+
+    Args:
+        name: The file that it is about, where the error names none: SQLite's never do.
 
     Raises:
         RefusedToStart: instead of what SQLite or the operating system say.
     """
     try:
         yield
-    except (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
-        raise RefusedToStart(f"The storage fails: {error}.") from error
+    except CommitFailed as error:
+        raise RefusedToStart(
+            f"A commit into {name} failed, and whether it was kept is not known: {error.__cause__}. Look at what is "
+            f"there before you do it again."
+        ) from error
+    except tuple(_STORAGE) as error:
+        refuse(error, name)
     except OSError as error:
-        raise RefusedToStart(f"The storage fails: {error.strerror or error}.") from error
+        failures.refuse(error, name)
+
+
+def refuse(error: SQLError, name: str) -> NoReturn:
+    """Refuse because of what SQLite says of the file *name*.
+
+    Raises:
+        RefusedToStart: always.
+    """
+    kind = apsw.mapping_extended_result_codes.get(getattr(error, "extendedresult", 0))
+    what = f"{error} ({kind})" if kind else str(error)
+    remedy = _STORAGE.get(type(error), "If `chatledger verify` finds nothing, this is a fault of chatledger.")
+    raise RefusedToStart(f"SQLite cannot use {name}: {what}. {remedy}") from error
 
 
 @contextmanager

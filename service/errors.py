@@ -221,3 +221,7 @@ class SettingsError(RefusedToStart):
 
 class UnsoundProof(ChatledgerError):
     """A checkpoint, key or proof does not show what it is to show; the message says why."""
+
+
+class OutputFailed(ChatledgerError):
+    """What a command prints can be written nowhere; the message says why."""

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import structlog
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
@@ -20,10 +21,13 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from service.api.edge import EdgedLitestar
 from service.errors import RefusedToStart
-from service.location import Location
+from service.location import Location, is_file
 from service.settings import Settings
 
 log = structlog.get_logger("chatledger")
+
+Announce: TypeAlias = Callable[[str, int | None], None]
+"""Told the URL, and how many events the ledger has: None, if this start has made it."""
 
 LISTEN_PAUSE_S = 0.005
 
@@ -192,8 +196,12 @@ def joined(address: str, port: int) -> str:
 
 
 def has_ledger(settings: Settings) -> bool:
-    """Whether the ledger is there already."""
-    return Path(Location.of(settings).ledger).is_file()
+    """Whether the ledger is there already.
+
+    Raises:
+        RefusedToStart: something else has its name, or the system does not say.
+    """
+    return not settings.in_memory and is_file(Location.of(settings).ledger)
 
 
 def check_exposure(settings: Settings, address: str, *, is_open: bool) -> None:

@@ -1,10 +1,12 @@
 """Where a ledger lies: the names of its files, who may write to them, and how a finished file gets its name."""
 
+import errno
 import fcntl
 import glob
 import itertools
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from service import failures
 from service.errors import LedgerLocked, RefusedToStart
 from service.settings import Settings
 
@@ -33,6 +36,11 @@ NETWORK_FILESYSTEMS = frozenset(
     }
 )
 
+NAME_BYTES_MAX = 200
+"""Of the ledger's file: the names of the files beside it are made of its own, and end at 255 bytes as a rule."""
+PATH_BYTES_MAX = 450
+"""Of the ledger's path: SQLite opens no path of more than 512 bytes (MAX_PATHNAME in its os_unix.c)."""
+
 ORPHANS_WAIT_S = 15.0
 """How long to wait for workers whose supervisor was killed: they are about to end."""
 ORPHANS_PAUSE_S = 0.02
@@ -52,10 +60,14 @@ class Location(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, settings: Settings) -> "Location":
-        """The location that *settings* name. Each call for `:memory:` is a new one."""
+        """The location that *settings* name. Each call for `:memory:` is a new one.
+
+        Raises:
+            RefusedToStart: no file can have this name.
+        """
         if settings.in_memory:
             return cls(f"/chatledger-{os.getpid()}-{next(_memory_names)}", memory=True)
-        return cls(os.path.realpath(settings.database_path), memory=False)
+        return cls(_absolute(settings.database_path), memory=False)
 
     @property
     def folder(self) -> Path:
@@ -67,7 +79,10 @@ class Location(msgspec.Struct, frozen=True):
         if self.memory:
             return
         missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:  # a file has the name of a folder
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
         for made in missing:
             sync_folder(made.parent)
 
@@ -96,6 +111,59 @@ class Location(msgspec.Struct, frozen=True):
         pattern = re.compile(re.escape(Path(self.ledger).name) + r"\.views\.(\d{6})\.db")
         found = (pattern.fullmatch(path.name) for path in self.folder.iterdir())
         return sorted(int(match[1]) for match in found if match)
+
+
+def _absolute(path: str) -> str:
+    """The path without links, if it is one that both the system and SQLite can open.
+
+    Raises:
+        RefusedToStart: it is not.
+    """
+    shown = failures.shortened(path)
+    if not _is_utf8(path):
+        raise RefusedToStart(
+            f"The path {shown} is not UTF-8, as SQLite needs it: rename the file, or set PYTHONUTF8=1."
+        )
+    try:
+        found = os.path.realpath(path)
+    except OSError as error:  # the working directory is gone
+        failures.refuse(error, path)
+    if not _is_utf8(found):
+        raise RefusedToStart(f"The folder of {shown} is not UTF-8, as SQLite needs it: rename it, or set PYTHONUTF8=1.")
+    encoded = found.encode()
+    if len(encoded) > PATH_BYTES_MAX or len(Path(found).name.encode()) > NAME_BYTES_MAX:
+        raise RefusedToStart(
+            f"The path {shown} is too long: the name of a ledger has at most {NAME_BYTES_MAX} bytes, and its whole "
+            f"path at most {PATH_BYTES_MAX}."
+        )
+    return found
+
+
+def _is_utf8(path: str) -> bool:
+    """Whether the system gets the same bytes for a name as SQLite, which always takes UTF-8."""
+    try:
+        return os.fsencode(path) == path.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file of that name.
+
+    Raises:
+        RefusedToStart: something else has the name, or the system does not say.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        failures.refuse(error, path)
+    if stat.S_ISDIR(mode):
+        raise RefusedToStart(f"{path} is a folder: name a file, such as {Path(path, 'ledger.db')}.")
+    if not stat.S_ISREG(mode):
+        raise RefusedToStart(f"{path} is no regular file: name another one.")
+    return True
 
 
 def filesystem_of(path: Path, mountinfo: str) -> str:

@@ -12,7 +12,7 @@ from service import database, erasure, ledger
 from service.committer import Committer, hold
 from service.database import Connection
 from service.errors import LedgerLocked, RefusedToStart
-from service.location import Address, Location, exclusive, noted_address
+from service.location import Address, Location, exclusive, is_file, noted_address
 from service.settings import Settings
 
 
@@ -143,10 +143,10 @@ def existing(settings: Settings) -> Location:
     """The location of a ledger that is there.
 
     Raises:
-        RefusedToStart: it is not.
+        RefusedToStart: it is not, or the system does not say.
     """
     location = _in_files(settings)
-    if not Path(location.ledger).is_file():
+    if not is_file(location.ledger):
         raise RefusedToStart(f"There is no ledger at {settings.database_path}.")
     return location
 
