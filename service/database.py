@@ -51,6 +51,7 @@ COPY_PAUSE_S = 0.005
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
 
 _PERMISSIONS = "Check the owner and the permissions of it, of the files beside it and of its folder."
+_FAULT = "Where `chatledger verify` finds nothing, it is a fault of chatledger, or of a projection of your own."
 _STORAGE = {
     apsw.BusyError: "Another program holds it: end that one, or try again.",
     apsw.CantOpenError: _PERMISSIONS,
@@ -601,7 +602,10 @@ def refuse(error: SQLError, name: str) -> NoReturn:
     """
     kind = apsw.mapping_extended_result_codes.get(getattr(error, "extendedresult", 0))
     what = f"{error} ({kind})" if kind else str(error)
-    remedy = _STORAGE.get(type(error), "If `chatledger verify` finds nothing, this is a fault of chatledger.")
+    remedy = _STORAGE.get(
+        type(error),
+        "Where `chatledger verify` finds nothing, it is a fault of chatledger or of a projection of your own.",
+    )
     raise RefusedToStart(f"SQLite cannot use {name}: {what}. {remedy}") from error
 
 

@@ -20,7 +20,7 @@ from granian.server.embed import Server
 from prometheus_client import CollectorRegistry, start_http_server
 
 from service.api.edge import EdgedLitestar
-from service.errors import RefusedToStart
+from service.errors import ChatledgerError, RefusedToStart
 from service.location import Location, is_file
 from service.settings import Settings
 
@@ -174,20 +174,25 @@ def refusals_named() -> Iterator[None]:
     """Have a refusal arrive as itself: Litestar's task group wraps what its lifespan raises.
 
     Raises:
-        RefusedToStart: instead of the group that has it.
+        ChatledgerError: instead of the group that has it; or its only exception, whatever that is.
     """
     try:
         yield
     except BaseExceptionGroup as group:
-        refusal, _others = group.split(RefusedToStart)
-        if refusal is None:
+        found = list(_leaves(group))
+        refusals = [error for error in found if isinstance(error, ChatledgerError)]
+        if not refusals and len(found) > 1:
             raise
-        raise _first(refusal) from None
+        first = (refusals or found)[0]
+        raise first from first.__cause__
 
 
-def _first(group: BaseExceptionGroup[RefusedToStart]) -> RefusedToStart:
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def joined(address: str, port: int) -> str:
