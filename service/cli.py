@@ -16,6 +16,7 @@ from service.cli_erase import erase
 from service.cli_export import export
 from service.cli_key import key
 from service.cli_replay import replay
+from service.cli_settings import settings
 from service.cli_verify import verify
 from service.errors import ChatledgerError, OutputFailed
 from service.garbage import calm_garbage_collector
@@ -39,11 +40,11 @@ def cli() -> None:
     """The system of record for chat: an append-only, verifiable event ledger with an HTTP API."""
 
 
-@cli.command()
+@cli.command(short_help="Serve the HTTP API until SIGTERM or Ctrl-C.")
 @database_option
-@click.option("--host", help="The address to serve on.  [default: 127.0.0.1]")
-@click.option("--port", type=WholeNumber(0, 65535), help="The port to serve on.  [default: 8000]")
-@click.option("--workers", type=WholeNumber(1, 64), help="The processes that serve.  [default: 1]")
+@click.option("--host", help="Serve on this address.  [default: 127.0.0.1]")
+@click.option("--port", type=WholeNumber(0, 65535), help="Serve on this port; 0 takes a free one.  [default: 8000]")
+@click.option("--workers", type=WholeNumber(1, 64), help="Serve with so many processes.  [default: 1]")
 def serve(database: str | None, host: str | None, port: int | None, workers: int | None) -> None:
     """Serve the HTTP API until SIGTERM or Ctrl-C."""
     from service.server import serve as run  # noqa: PLC0415  # the server is not needed by the other commands
@@ -66,9 +67,9 @@ def _what_is_served(settings: Settings, events: int | None) -> str:
     return f"{Location.of(settings).ledger} ({size})"
 
 
-@cli.command("import")
+@cli.command("import", short_help="Import sessions from JSON lines or from a CRUD store's file.")
 @database_option
-@click.option("--tenant", default="default", show_default=True, help="The tenant of sessions that name none.")
+@click.option("--tenant", default="default", show_default=True, help="Put sessions that name no tenant into this one.")
 @click.argument("file", type=FileToRead())
 def import_(database: str | None, tenant: str, file: Path) -> None:
     """Import FILE: JSON lines, or the SQLite file of the CRUD store.
@@ -132,11 +133,12 @@ cli.add_command(replay)
 cli.add_command(verify)
 cli.add_command(backup)
 cli.add_command(restore)
+cli.add_command(settings)
 
 
-@cli.command()
+@cli.command(short_help="Show counts, positions, lag and file sizes.")
 @database_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines for people.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines for people.")
 def status(database: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Show counts, positions, lag and file sizes; also beside a running server."""
     found = offline.status_of(settings_with(database_path=database))
@@ -144,8 +146,20 @@ def status(database: str | None, as_json: bool) -> None:  # noqa: FBT001
         write(msgspec.json.encode(found))
         return
     for name, value in msgspec.structs.asdict(found).items():
-        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-        say(f"{name.replace('_', ' '):<18}{'-' if value is None else shown}")
+        say(f"{name.replace('_', ' '):<18}{_shown(name, value)}")
+
+
+def _shown(name: str, value: str | int | bool | None) -> str:  # noqa: FBT001
+    """A figure of the status, for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name in ("sessions", "messages") and value is None:
+        return "unknown until the views are built"
+    if name == "views" and not value:
+        return "no views"
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def main() -> None:

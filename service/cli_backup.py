@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from service.backup import backup as back_up
-from service.options import database_option, settings_with
+from service.options import WholeNumber, database_option, settings_with
 from service.progress import Progress
 from service.restore import Steps
 from service.restore import restore as bring_back
@@ -15,7 +15,7 @@ from service.terminal import say
 _PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Copy the ledger into a new file and verify the copy.")
 @database_option
 @click.argument("dest", type=_PATH)
 def backup(database: str | None, dest: Path) -> None:
@@ -33,9 +33,9 @@ def backup(database: str | None, dest: Path) -> None:
     say(f"{found.size} events backed up into {dest}; the tree's root is {found.root().hex()}")
 
 
-@click.command()
+@click.command(short_help="Bring the ledger back from a backup.")
 @database_option
-@click.option("--to-position", type=click.IntRange(min=1), metavar="N", help="Without the events behind position N.")
+@click.option("--to-position", type=WholeNumber(min=1), metavar="N", help="Leave out the events behind position N.")
 @click.argument("src", type=_PATH)
 def restore(database: str | None, to_position: int | None, src: Path) -> None:
     """Bring the ledger back from the backup SRC: verified, with its views.

@@ -30,12 +30,12 @@ class _Answer(remote.Answered, frozen=True):
     forks: tuple[str, ...] = ()
 
 
-@click.command()
+@click.command(short_help="Erase a session, or all sessions of a user, for good.")
 @database_option
-@click.option("--session", help="The session to erase.")
+@click.option("--session", help="Erase this session.")
 @click.option("--user", help="Erase all sessions of this user, deleted ones too.")
-@click.option("--tenant", default="default", show_default=True, help="The tenant of the sessions.")
-@click.option("--reason", required=True, help="Why; it stays in the history of each session.")
+@click.option("--tenant", default="default", show_default=True, help="Look for them in this tenant.")
+@click.option("--reason", required=True, help="Say why: it stays in the history of each session.")
 def erase(database: str | None, session: str | None, user: str | None, tenant: str, reason: str) -> None:
     """Erase a session, or all sessions of a user: their content is gone for good.
 

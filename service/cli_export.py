@@ -16,16 +16,16 @@ from service.terminal import output
 from service.transcript import markdown as transcript
 
 
-@click.command()
+@click.command(short_help="Write sessions or events as JSON lines, or a session as Markdown.")
 @database_option
-@click.option("--tenant", help="Only this tenant's.  [default: default; with --events all tenants]")
-@click.option("--session", metavar="ID", help="Only this session's.")
-@click.option("--events", is_flag=True, help="Every event as CloudEvents 1.0 JSON lines.")
-@click.option("--markdown", is_flag=True, help="The session as Markdown, for people to read.")
+@click.option("--tenant", help="Write what is this tenant's.  [default: default; with --events all tenants]")
+@click.option("--session", metavar="ID", help="Write this session alone.")
+@click.option("--events", is_flag=True, help="Write every event, as CloudEvents 1.0 JSON lines.")
+@click.option("--markdown", is_flag=True, help="Write the session as Markdown, for people to read.")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write.  [default: standard output]",
+    help="Write into this file.  [default: standard output]",
 )
 def export(
     database: str | None,

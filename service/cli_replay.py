@@ -16,9 +16,9 @@ DIFFERENCES_SHOWN = 20
 """How many differences a check names; views of another history have as many as rows."""
 
 
-@click.command()
+@click.command(short_help="Rebuild the views from the ledger, or check them.")
 @database_option
-@click.option("--check", "only_check", is_flag=True, help="Change nothing: compare the views with a rebuild.")
+@click.option("--check", "only_check", is_flag=True, help="Change nothing, and compare the views with a rebuild.")
 def replay(database: str | None, only_check: bool) -> None:  # noqa: FBT001
     """Rebuild the views from the ledger alone, into a new file that then takes the old one's place.
 

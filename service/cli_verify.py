@@ -8,21 +8,21 @@ import click
 from service import bundle, database, ledger, offline
 from service.cli_replay import compare_views
 from service.errors import UnsoundProof
-from service.options import database_option, settings_with
+from service.options import FileToRead, database_option, settings_with
 from service.progress import Progress
 from service.settings import Settings
 from service.signing import Head, Verifier, key_path, origin_of, signer_of
 from service.terminal import say
 from service.verify import verify_ledger
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = FileToRead()
 
 
-@click.command()
+@click.command(short_help="Check every event, the tree and the views, or a proof bundle.")
 @database_option
-@click.option("--head", "head_file", type=_FILE, help="A signed head from earlier, which the ledger has to extend.")
+@click.option("--head", "head_file", type=_FILE, help="Check that the ledger extends this signed head from earlier.")
 @click.option("--bundle", "bundle_file", type=_FILE, help="Check this proof bundle, and no ledger.")
-@click.option("--public-key", metavar="KEY", help="The key that has to have signed the head or the bundle.")
+@click.option("--public-key", metavar="KEY", help="Check that this key has signed the head or the bundle.")
 @click.option(
     "--save-head", type=click.Path(dir_okay=False, path_type=Path), help="Write the signed head of what was verified."
 )

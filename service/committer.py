@@ -41,6 +41,7 @@ def hold(location: Location, settings: Settings) -> Iterator["Committer"]:
         RefusedToStart: rule 10, or the storage fails: in the block too, where it is not the answer to a command.
     """
     with database.storage_failures_named(location.ledger):
+        database.look(location, settings)
         location.make_folder()
         with exclusive(location), opened(location, settings) as committer:
             yield committer

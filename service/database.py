@@ -27,7 +27,7 @@ from service.errors import (
     StorageFull,
 )
 from service.ids import new_id
-from service.location import Location, check_filesystem, is_file, put_in_place, remove
+from service.location import Location, check_filesystem, is_file, is_known, put_in_place, remove
 from service.settings import Settings
 
 Connection = apsw.Connection
@@ -51,14 +51,15 @@ COPY_PAUSE_S = 0.005
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
 
 _PERMISSIONS = "Check the owner and the permissions of it, of the files beside it and of its folder."
+_DAMAGED = "`chatledger verify` says whether the ledger is damaged; views are built anew by `chatledger replay`."
 _FAULT = "Where `chatledger verify` finds nothing, it is a fault of chatledger, or of a projection of your own."
 _STORAGE = {
     apsw.BusyError: "Another program holds it: end that one, or try again.",
     apsw.CantOpenError: _PERMISSIONS,
-    apsw.CorruptError: "It or its views are damaged: find out with `chatledger verify`.",
+    apsw.CorruptError: _DAMAGED,
     apsw.FullError: "Make room on its disk.",
     apsw.IOError: "See what the system says of its disk.",
-    apsw.NotADBError: "It or its views are damaged: find out with `chatledger verify`.",
+    apsw.NotADBError: _DAMAGED,
     apsw.PermissionsError: _PERMISSIONS,
     apsw.ReadOnlyError: _PERMISSIONS,
 }
@@ -256,6 +257,16 @@ def open_ledger(location: Location, settings: Settings) -> Connection:
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
         raise RefusedToStart(f"{name} cannot be opened for writing: check its owner and permissions.") from error
     return connection
+
+
+def look(location: Location, settings: Settings) -> None:
+    """Refuse a file that is no ledger of ours before anything is made beside it, a lock for one.
+
+    Raises:
+        RefusedToStart, LedgerDamaged: as `open_ledger`, which looks again.
+    """
+    if not location.memory and not is_known(location) and _has_content(location.ledger):
+        _look_at_ledger(location, settings)
 
 
 def _look_at_ledger(location: Location, settings: Settings) -> None:

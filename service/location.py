@@ -209,14 +209,45 @@ def exclusive(location: Location) -> Iterator[int | None]:
     if location.memory:
         yield None
         return
-    descriptor = os.open(_lock_name(location), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor, is_new = _locked(location)
     try:
-        _lock(descriptor, location)
         os.ftruncate(descriptor, 0)  # what the one before has noted
         os.pwrite(descriptor, msgspec.json.encode(_Holder(os.getpid())), 0)
         yield descriptor
+    except BaseException:
+        # A refusal leaves nothing where no ledger is. Whoever gets this lock next looks whether it still has its name.
+        if is_new and not os.path.lexists(location.ledger):
+            Path(_lock_name(location)).unlink(missing_ok=True)
+        raise
     finally:
         os.close(descriptor)
+
+
+def _locked(location: Location) -> tuple[int, bool]:
+    """The descriptor of the lock's file, which is held, and whether it was made for it.
+
+    Raises:
+        LedgerLocked: another process holds it.
+    """
+    name = _lock_name(location)
+    while True:
+        is_new = not os.path.lexists(name)
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _lock(descriptor, location)
+            if _has_name(descriptor, name):
+                return descriptor, is_new
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # whoever made it has removed it meanwhile
+
+
+def _has_name(descriptor: int, name: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), Path(name).stat())
+    except FileNotFoundError:
+        return False
 
 
 class _Holder(msgspec.Struct, frozen=True):
@@ -277,6 +308,11 @@ def noted_address(location: Location) -> Address | None:
         return None
 
 
+def is_known(location: Location) -> bool:
+    """Whether a command or a server has worked on this ledger before: it has left the lock's file."""
+    return os.path.lexists(_lock_name(location))
+
+
 def _lock_name(location: Location) -> str:
     return location.ledger + ".lock"
 
@@ -303,7 +339,7 @@ def unfinished(name: str) -> Iterator[str]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RefusedToStart(f"{making} is being written by another process.") from None
-        if not os.path.lexists(making) or not os.path.samestat(os.fstat(descriptor), Path(making).stat()):
+        if not _has_name(descriptor, making):
             raise RefusedToStart(f"{name} was finished by another process just now.")
         os.fchmod(descriptor, 0o600)
         os.ftruncate(descriptor, 0)

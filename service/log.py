@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from service.clock import format_us, now_us
+from service.terminal import visible_values
 
 
 def _add_time(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -36,7 +37,7 @@ def set_up(level: str, *, worker: int = 0) -> None:
     ]
     factory: Any
     if sys.stderr.isatty():
-        processors.append(structlog.dev.ConsoleRenderer())
+        processors += [visible_values, structlog.dev.ConsoleRenderer()]
         factory = structlog.WriteLoggerFactory(file=sys.stderr)
     else:
         processors.append(structlog.processors.JSONRenderer(serializer=_to_json))

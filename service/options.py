@@ -19,9 +19,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def database_option(function: F) -> F:
     """Add `--database`."""
-    return click.option(
-        "--database", metavar="PATH", help="The ledger's file.  [default: DATABASE_PATH, else ./data/ledger.db]"
-    )(function)
+    return click.option("--database", metavar="PATH", help="Use the ledger in this file.  [default: DATABASE_PATH]")(
+        function
+    )
 
 
 def settings_with(**options: object) -> Settings:

@@ -74,6 +74,7 @@ def _prepared(location: Location, settings: Settings, address: str) -> Iterator[
     """Hold the ledger, with all done that is done once: a board for the workers, and the lock's descriptor."""
     with contextlib.ExitStack() as stack:
         with database.storage_failures_named(location.ledger):
+            database.look(location, settings)
             location.make_folder()
             lock = stack.enter_context(exclusive(location))
             with opened(location, settings) as committer:
