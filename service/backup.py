@@ -7,7 +7,7 @@ from pathlib import Path
 from service import database, ledger, offline, tree
 from service.database import Connection
 from service.errors import LedgerDamaged, RefusedToStart
-from service.location import Location, put_in_place, unfinished
+from service.location import Location, check_encoding, put_in_place, unfinished
 from service.merkle import Frontier
 from service.settings import Settings
 from service.verify import verify_ledger
@@ -46,6 +46,7 @@ def backup(
     """
     location = offline.existing(settings)
     final = str(destination.absolute())
+    check_encoding(final)
     try:
         with unfinished(final) as name:
             with closing(database.open_ledger_reader(location, settings)) as source:

@@ -9,7 +9,7 @@ import click
 
 from service import exporter, offline
 from service.database import Connection
-from service.errors import RefusedToStart
+from service.errors import NotFound, RefusedToStart
 from service.options import check_tenant, database_option, settings_with
 from service.progress import Progress
 from service.terminal import output
@@ -42,18 +42,21 @@ def export(
         raise click.UsageError("--markdown and --events are two forms; choose one.")
     if markdown and session is None:
         raise click.UsageError("--markdown is of one session: name it with --session.")
-    with offline.reading(settings) as (views, ledger_db):
-        if events:
-            parts, unit = _events(ledger_db, tenant, session), "events"
-        elif markdown and session is not None:
-            found = exporter.find_session(views, tenant or "default", session)
-            parts, unit = transcript(views, found), "messages"
-        else:
-            parts, unit = _sessions(views, tenant or "default", session), "sessions"
-        with _output(output) as file, Progress("export", unit=unit) as progress:
-            for number, part in parts:
-                file.write(part)
-                progress.update(number)
+    try:
+        with offline.reading(settings) as (views, ledger_db):
+            if events:
+                parts, unit = _events(ledger_db, tenant, session), "events"
+            elif markdown and session is not None:
+                found = exporter.find_session(views, tenant or "default", session)
+                parts, unit = transcript(views, found), "messages"
+            else:
+                parts, unit = _sessions(views, tenant or "default", session), "sessions"
+            with _output(output) as file, Progress("export", unit=unit) as progress:
+                for number, part in parts:
+                    file.write(part)
+                    progress.update(number)
+    except NotFound as error:
+        raise RefusedToStart(f"{session} in the tenant {tenant or 'default'}: {error}") from error
 
 
 def _events(ledger_db: Connection, tenant: str | None, session: str | None) -> Iterator[tuple[int, bytes]]:

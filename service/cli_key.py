@@ -12,7 +12,7 @@ from service.clock import format_us, now_us
 from service.commands import CreateKey, KeyCommand, RevokeKey
 from service.committer import Committer
 from service.documents import key_document
-from service.errors import DomainError, LedgerLocked, OutputFailed
+from service.errors import DomainError, LedgerLocked, OutputFailed, RefusedToStart
 from service.events import KEYS_SESSION, SYSTEM_TENANT
 from service.group import Submission
 from service.keys import new_text
@@ -168,7 +168,7 @@ def revoke(database: str | None, key_id: str) -> None:
         raise click.BadParameter("Expected the id of a key, such as `key list` shows it: k_ and 12 characters.")
     try:
         with offline.writing(settings) as committer:
-            _commit(committer, RevokeKey(key_id, None))
+            _commit(committer, RevokeKey(key_id, None), about=f"{key_id}: ")
     except LedgerLocked as locked:
         remote.call(
             offline.server_beside(settings, locked),
@@ -187,12 +187,12 @@ def _expiry(duration: str) -> int:
     return now_us() + int(match[1]) * _S_PER_UNIT[match[2]] * 1_000_000
 
 
-def _commit(committer: Committer, command: KeyCommand) -> None:
+def _commit(committer: Committer, command: KeyCommand, *, about: str = "") -> None:
     (outcome,) = committer.commit(
         [Submission(tenant_id=SYSTEM_TENANT, session_id=KEYS_SESSION, actor=LOCAL.actor, command=command)]
     )
     if isinstance(outcome, DomainError):
-        raise outcome
+        raise RefusedToStart(f"{about}{outcome}") from outcome
 
 
 def _all(address: Address) -> list[_Key]:

@@ -1,11 +1,13 @@
 """`chatledger verify`: the whole ledger, or one bundle without any."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from service import bundle, database, ledger, offline
+from service import bundle, database, failures, ledger, offline
 from service.cli_replay import compare_views
 from service.errors import UnsoundProof
 from service.options import FileToRead, database_option, settings_with
@@ -54,7 +56,11 @@ def verify(
     if earlier is not None:
         say(f"the ledger extends the head of {earlier.size} events")
     if save_head is not None:
-        save_head.write_text(signer_of(location, settings, ledger_id).sign(found.size, found.root()))
+        head = signer_of(location, settings, ledger_id).sign(found.size, found.root())
+        try:
+            save_head.write_text(head)
+        except OSError as error:
+            failures.refuse(error, str(save_head))
     if location.generations() and not compare_views(settings, "views"):
         sys.exit(1)
 
@@ -74,11 +80,28 @@ def _earlier(settings: Settings, head_file: Path, public_key: str | None) -> Hea
         connection = _open(settings)
         verifier = signer_of(location, settings, ledger.identity(connection)).verifier
         connection.close()
-    return verifier.read(head_file.read_text())
+    with _about(head_file):
+        return verifier.read(head_file.read_text("utf-8"))
+
+
+@contextmanager
+def _about(file: Path) -> Iterator[None]:
+    """Name the *file* that is no proof.
+
+    Raises:
+        UnsoundProof: with its name.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UnsoundProof(f"{file}: it is not UTF-8.") from error
+    except UnsoundProof as error:
+        raise UnsoundProof(f"{file}: {error}") from error
 
 
 def _verify_bundle(file: Path, public_key: str | None) -> None:
-    found = bundle.check(file.read_bytes(), public_key=public_key)
+    with _about(file):
+        found = bundle.check(file.read_bytes(), public_key=public_key)
     say(
         f"{found.events} events of session {found.session} of tenant {found.tenant} verified, {found.erased} of them "
         f"erased, in the ledger of {found.head.size} events"

@@ -119,19 +119,15 @@ def _absolute(path: str) -> str:
     Raises:
         RefusedToStart: it is not.
     """
-    shown = failures.shortened(path)
-    if not _is_utf8(path):
-        raise RefusedToStart(
-            f"The path {shown} is not UTF-8, as SQLite needs it: rename the file, or set PYTHONUTF8=1."
-        )
+    check_encoding(path)
     try:
         found = os.path.realpath(path)
     except OSError as error:  # the working directory is gone
         failures.refuse(error, path)
-    if not _is_utf8(found):
-        raise RefusedToStart(f"The folder of {shown} is not UTF-8, as SQLite needs it: rename it, or set PYTHONUTF8=1.")
+    check_encoding(found)
     encoded = found.encode()
     if len(encoded) > PATH_BYTES_MAX or len(Path(found).name.encode()) > NAME_BYTES_MAX:
+        shown = failures.shortened(path)
         raise RefusedToStart(
             f"The path {shown} is too long: the name of a ledger has at most {NAME_BYTES_MAX} bytes, and its whole "
             f"path at most {PATH_BYTES_MAX}."
@@ -139,12 +135,20 @@ def _absolute(path: str) -> str:
     return found
 
 
-def _is_utf8(path: str) -> bool:
-    """Whether the system gets the same bytes for a name as SQLite, which always takes UTF-8."""
+def check_encoding(path: str) -> None:
+    """See to it that the system gets the same name for a file as SQLite, which always takes UTF-8.
+
+    Raises:
+        RefusedToStart: it would not, as in a locale that is not UTF-8.
+    """
     try:
-        return os.fsencode(path) == path.encode()
+        if os.fsencode(path) == path.encode():
+            return
     except UnicodeEncodeError:
-        return False
+        pass
+    raise RefusedToStart(
+        f"The path {failures.shortened(path)} is not UTF-8, as SQLite needs it: rename it, or set PYTHONUTF8=1."
+    )
 
 
 def is_file(path: str) -> bool:

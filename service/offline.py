@@ -170,6 +170,8 @@ def existing(settings: Settings) -> Location:
     location = _in_files(settings)
     if not is_file(location.ledger):
         raise RefusedToStart(f"There is no ledger at {settings.database_path}.")
+    if not Path(location.ledger).stat().st_size:
+        raise RefusedToStart(f"There is no ledger at {settings.database_path}: the file is empty.")
     return location
 
 

@@ -13,7 +13,16 @@ from service.committer import hold
 from service.database import Connection
 from service.errors import LedgerDamaged, LedgerLocked, RefusedToStart
 from service.events import SESSION_ERASED, Event, decode_payload
-from service.location import Location, check_filesystem, exclusive, is_file, put_in_place, remove, sync_folder
+from service.location import (
+    Location,
+    check_encoding,
+    check_filesystem,
+    exclusive,
+    is_file,
+    put_in_place,
+    remove,
+    sync_folder,
+)
 from service.merkle import Frontier
 from service.settings import Settings
 
@@ -98,6 +107,7 @@ def _look(location: Location, settings: Settings, source: Path, to_position: int
         RefusedToStart: there is a ledger already, *source* is none, or it does not reach that position.
     """
     _check_free(location, settings)
+    check_encoding(str(source))
     if not is_file(str(source)):
         raise RefusedToStart(f"There is no backup at {source}.")
     with closing(database.open_ledger_reader(Location(str(source), memory=False), settings)) as connection:

@@ -7,7 +7,7 @@ and a test compares the two lists.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -194,7 +194,7 @@ def expected(kind: Any) -> str:
     """The values that a setting of this type may have, in words."""
     found = msgspec.inspect.type_info(kind)
     if isinstance(found, msgspec.inspect.LiteralType):
-        return f"one of {', '.join(map(str, found.values))}"
+        return f"one of {', '.join(get_args(kind))}"
     if isinstance(found, msgspec.inspect.IntType):
         return f"a whole number from {found.ge} to {found.le}"
     return "true or false" if isinstance(found, msgspec.inspect.BoolType) else "a text"

@@ -71,7 +71,10 @@ def _check_name(name: str, found: Mapping[str, Found], known: Collection[str]) -
     if name in known or name in OF_CLIENTS:
         return
     with_prefix = name.startswith(PREFIX)
-    near = get_close_matches(name.upper(), [*known, *OF_CLIENTS], n=1, cutoff=SIMILAR if with_prefix else NEAR)
+    upper = name.upper()
+    if upper.removeprefix(PREFIX) in known:
+        upper = upper.removeprefix(PREFIX)
+    near = get_close_matches(upper, [*known, *OF_CLIENTS], n=1, cutoff=SIMILAR if with_prefix else NEAR)
     if with_prefix or (near and not (near[0] in found and found[near[0]].text)):
         hint = f"Did you mean {near[0]}?" if near else "`chatledger settings` shows which there are."
         raise SettingsError(f"{found[name].named(name)} is not a setting of chatledger. {hint}")
@@ -83,8 +86,8 @@ def is_service_link(name: str, text: str) -> bool:
     https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables. Exactly its forms, names and
     values: everything else behind our prefix is ours, or a typing error.
     """
-    if _PORT.fullmatch(name):
-        return _LINK.fullmatch(text) is not None
+    if _PORT.fullmatch(name) and _LINK.fullmatch(text):
+        return True
     if match := _PORT_OF.fullmatch(name):
         return {None: _is_link, "_PROTO": _is_protocol, "_PORT": _is_port, "_ADDR": _is_address}[match[3]](text)
     if match := _SERVICE.fullmatch(name):
@@ -120,7 +123,9 @@ def _file(path: Path, environment: Mapping[str, str], known: Collection[str]) ->
     """
     found: dict[str, Found] = {}
     for binding in parse_stream(StringIO(_text(path))):
-        place = f"{path}, line {binding.original.line}"
+        original = binding.original  # with the blank lines before it
+        blank = len(original.string) - len(original.string.lstrip())
+        place = f"{path}, line {original.line + original.string[:blank].count(chr(10))}"
         if binding.error:
             raise SettingsError(f"{place} is no assignment, such as DATABASE_PATH=./data/ledger.db.")
         if binding.key is None:

@@ -252,7 +252,7 @@ def test_a_damaged_backup_is_not_put_in_place(folder: Path, tmp_path: Path) -> N
     place = content.index(b"secret of s5.")
     (tmp_path / "b.db").write_bytes(content[:place] + b"S" + content[place + 1 :])
     assert "does not match its leaf" in refuse_late("restore", "--database", "ledger.db", "b.db", cwd=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"b.db", "ledger.db.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"b.db"}
 
 
 def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:

@@ -2,18 +2,20 @@
 
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from support.command import COMMAND, environment, succeed, write_lines
+from support.server import Server
 
 TIMEOUT_S = 60
+LINES_MAX = 5
 OTHER_UID = 65534
 """Somebody else's user id, where the tests run as root: what is closed is closed to nobody who is root."""
 SESSION = {"id": "s", "title": "Oslo", "user_id": "ada", "messages": [{"id": "m", "role": "user", "content": "Hello"}]}
@@ -21,13 +23,16 @@ ODD_NAME = "a\n\x1b[31m\u202eb"
 ODD_NAME_SHOWN = "a\\n\\x1b[31m\\u202eb"
 _MOUNTED = 'mount -t tmpfs -o size=2m none "$0" && cp -a "$1/." "$0" && cd "$0" && '
 _READ_ONLY = 'mount -o remount,ro "$0" && cd "$0" && '
-_DEVICE = 'touch device && mount --bind /dev/null device && '
-_FULL = '{ cat /dev/zero > ballast || true; } 2>/dev/null && '
+_DEVICE = "touch device && mount --bind /dev/null device && "
+_FULL = "{ cat /dev/zero > ballast || true; } 2>/dev/null && "
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line in which `LEDGER` and `FILE` stand for paths. `file` is what FILE is by default, if there is one."""
+    """A command line in which `LEDGER` and `FILE` stand for paths, and `KEY` for a key's id.
+
+    `ledger` and `file` are what they are where nothing is wrong; without a `file` the command has none.
+    """
 
     line: str
     file: str = ""
@@ -60,7 +65,7 @@ COMMANDS = (
     Command("erase --session s --reason r --database LEDGER"),
     Command("key create --operator --database LEDGER"),
     Command("key list --database LEDGER"),
-    Command("key revoke k_000000000000 --database LEDGER"),
+    Command("key revoke KEY --database LEDGER"),
 )
 
 
@@ -90,9 +95,10 @@ class Scene:
 
 
 Mishap = Callable[[Scene, str], None]
+Surrounding = Callable[[Scene], None]
 MISHAPS: dict[str, Mishap] = {}
 """What can be wrong with a path: each gets the scene, and `ledger` or `file`."""
-SURROUNDINGS: dict[str, Mishap] = {}
+SURROUNDINGS: dict[str, Surrounding] = {}
 """What can be wrong around a command."""
 
 
@@ -101,13 +107,13 @@ def _mishap(function: Mishap) -> Mishap:
     return function
 
 
-def _surrounding(function: Mishap) -> Mishap:
+def _surrounding(function: Surrounding) -> Surrounding:
     SURROUNDINGS[function.__name__] = function
     return function
 
 
 @_mishap
-def nothing(scene: Scene, role: str) -> None:
+def nothing(_scene: Scene, _role: str) -> None:
     """All is well."""
 
 
@@ -132,8 +138,8 @@ def folder_in_place(scene: Scene, role: str) -> None:
 
 @_mishap
 def this_folder(scene: Scene, role: str) -> None:
-    """`.`"""
-    scene.put(role, ".", shown="" if role == "file" else scene.folder.name)
+    """A dot: the folder that one is in."""
+    scene.put(role, ".", shown=scene.folder.name if role == "ledger" else ".")
 
 
 @_mishap
@@ -146,13 +152,13 @@ def file_for_folder(scene: Scene, role: str) -> None:
 @_mishap
 def long_name(scene: Scene, role: str) -> None:
     """Longer than a file system takes."""
-    scene.put(role, "n" * 300)
+    scene.put(role, "n" * 300, shown="n" * 50)
 
 
 @_mishap
 def almost_too_long_a_name(scene: Scene, role: str) -> None:
     """It is taken; the names that are made of it are not."""
-    scene.put(role, "n" * 250)
+    scene.put(role, "n" * 250, shown="n" * 50)
 
 
 @_mishap
@@ -344,75 +350,77 @@ def _mounted(scene: Scene, role: str, then: str) -> None:
     scene.put(role, f"mount/{name}")
 
 
-def _beside(suffix: str) -> Mishap:
-    def folder_beside(scene: Scene, role: str) -> None:
-        (place,) = {scene.path("ledger").with_name(scene.path("ledger").name + suffix)}
+def _beside(suffix: str) -> Surrounding:
+    def folder_beside(scene: Scene) -> None:
+        place = scene.folder / (scene.ledger + suffix)
         place.unlink(missing_ok=True)
         place.mkdir()
-        scene.named = place.name
+        scene.named = scene.ledger
 
     return folder_beside
 
 
-SURROUNDINGS.update({f"folder_in_place_of_{suffix}": _beside(suffix) for suffix in (".lock", ".key", "-wal", ".erasures", ".views.000001.db")})
+for _suffix in (".lock", ".key", "-wal", ".erasures", ".views.000001.db"):
+    SURROUNDINGS[f"folder_in_place_of{_suffix}"] = _beside(_suffix)
 
 
 @_surrounding
-def no_input(scene: Scene, role: str) -> None:
+def no_input(scene: Scene) -> None:
     """Standard input is closed."""
     scene.close = (0,)
 
 
 @_surrounding
-def no_output(scene: Scene, role: str) -> None:
+def no_output(scene: Scene) -> None:
     """Standard output is closed."""
     scene.close = (1,)
     scene.named = "output"
 
 
 @_surrounding
-def no_errors(scene: Scene, role: str) -> None:
+def no_errors(scene: Scene) -> None:
     """Standard error is closed."""
     scene.close = (2,)
     scene.named = ""
 
 
 @_surrounding
-def no_streams(scene: Scene, role: str) -> None:
+def no_streams(scene: Scene) -> None:
     """All three are closed."""
     scene.close = (0, 1, 2)
     scene.named = ""
 
 
 @_surrounding
-def full_output(scene: Scene, role: str) -> None:
+def full_output(scene: Scene) -> None:
     """Standard output is on a full disk."""
     scene.streams["stdout"] = "/dev/full"
     scene.named = "output"
 
 
 @_surrounding
-def full_errors(scene: Scene, role: str) -> None:
+def full_errors(scene: Scene) -> None:
     """Standard error is on a full disk."""
     scene.streams["stderr"] = "/dev/full"
 
 
 @_surrounding
-def locale_c(scene: Scene, role: str) -> None:
+def locale_c(scene: Scene) -> None:
     """A shell without a language, and with names beyond it."""
     scene.env = {"LC_ALL": "C"}
-    odd_name(scene, role)
+    odd_name(scene, "ledger")
 
 
 @_surrounding
-def locale_posix(scene: Scene, role: str) -> None:
+def locale_posix(scene: Scene) -> None:
     """The same by its other name, and without Python's own way to UTF-8."""
     scene.env = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    odd_name(scene, role)
+    odd_name(scene, "ledger")
+    scene.named = ODD_NAME_SHOWN[:10]
 
 
 @_surrounding
-def ascii_streams(scene: Scene, role: str) -> None:
+def ascii_streams(scene: Scene) -> None:
     """Streams that take ASCII only."""
     scene.env = {"PYTHONIOENCODING": "ascii"}
     _rename_all(scene, "ü€")
@@ -425,26 +433,26 @@ def _rename_all(scene: Scene, name: str) -> None:
 
 
 @_surrounding
-def odd_home(scene: Scene, role: str) -> None:
+def odd_home(scene: Scene) -> None:
     """A home that is not there, and a folder for temporary files that is not either."""
     scene.env = {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "SQLITE_TMPDIR": "/nonexistent"}
 
 
 @_surrounding
-def dotenv_folder(scene: Scene, role: str) -> None:
+def dotenv_folder(scene: Scene) -> None:
     """`.env` is a folder."""
     (scene.folder / ".env").mkdir()
 
 
 @_surrounding
-def dotenv_fifo(scene: Scene, role: str) -> None:
+def dotenv_fifo(scene: Scene) -> None:
     """`.env` is a named pipe."""
     os.mkfifo(scene.folder / ".env")
     scene.named = ".env"
 
 
 @_surrounding
-def dotenv_not_readable(scene: Scene, role: str) -> None:
+def dotenv_not_readable(scene: Scene) -> None:
     """`.env` is somebody else's."""
     path = scene.folder / ".env"
     path.write_text("CHATLEDGER_LOG_LEVEL=error\n")
@@ -453,21 +461,21 @@ def dotenv_not_readable(scene: Scene, role: str) -> None:
 
 
 @_surrounding
-def dotenv_not_utf8(scene: Scene, role: str) -> None:
+def dotenv_not_utf8(scene: Scene) -> None:
     """`.env` is no text."""
     (scene.folder / ".env").write_bytes(b"# caf\xe9\nCHATLEDGER_LOG_LEVEL=error\n")
     scene.named = ".env"
 
 
 @_surrounding
-def dotenv_no_lines(scene: Scene, role: str) -> None:
+def dotenv_no_lines(scene: Scene) -> None:
     """`.env` has something that is no assignment."""
     (scene.folder / ".env").write_text("this is no assignment\n")
     scene.named = ".env"
 
 
 @_surrounding
-def folder_gone(scene: Scene, role: str) -> None:
+def folder_gone(scene: Scene) -> None:
     """The working directory was removed."""
     gone = scene.folder / "gone"
     gone.mkdir()
@@ -476,25 +484,44 @@ def folder_gone(scene: Scene, role: str) -> None:
 
 
 @_surrounding
-def few_files(scene: Scene, role: str) -> None:
-    """The system allows no more than a few open files."""
-    scene.prefix = ("sh", "-c", f'ulimit -n {scene.chance.randrange(4, 16)} && exec "$@"', "sh")
+def few_files(scene: Scene) -> None:
+    """The system allows no more than a few open files: enough for Python to start."""
+    scene.prefix = ("sh", "-c", f'ulimit -n {scene.chance.randrange(8, 20)} && exec "$@"', "sh")
     scene.named = ""
 
 
-def cells() -> Iterator[tuple[Command, str, str]]:
-    """All of them: a command, what is wrong, and with what: `ledger`, `file` or `around`."""
+class Cell(NamedTuple):
+    """A command, what is wrong, and with what: `ledger`, `file` or `around`."""
+
+    command: Command
+    mishap: str
+    role: str
+
+    def __str__(self) -> str:
+        """As a test's name."""
+        return f"{self.command.line}: {self.mishap} ({self.role})"
+
+
+def cells() -> Iterator[Cell]:
+    """All that there are."""
     for command in COMMANDS:
         if "LEDGER" in command.line:
-            yield from ((command, name, "ledger") for name in MISHAPS)
+            yield from (Cell(command, name, "ledger") for name in MISHAPS)
         if command.file:
-            yield from ((command, name, "file") for name in MISHAPS)
-        yield from ((command, name, "around") for name in SURROUNDINGS if _applies(command, name))
+            yield from (Cell(command, name, "file") for name in MISHAPS if not _waits(command, name))
+        yield from (Cell(command, name, "around") for name in SURROUNDINGS if _applies(command, name))
 
 
-def _applies(command: Command, name: str) -> bool:
-    # What a server does without its streams is in tests of the log.
-    return not (command.line.startswith("serve") and name in ("no_output", "no_errors", "no_streams", "full_output", "full_errors"))
+def _waits(command: Command, mishap: str) -> bool:
+    """A pipe is read as far as it goes, and nobody writes into this one."""
+    return mishap == "fifo" and command.line.startswith(("import", "verify"))
+
+
+def _applies(command: Command, mishap: str) -> bool:
+    """What a server does without its streams is in the tests of the log, and what a bar does in those of progress."""
+    if command.line.startswith("serve"):
+        return mishap not in {"no_output", "no_errors", "no_streams", "full_output", "full_errors"}
+    return mishap != "full_errors"
 
 
 def template(folder: Path) -> Path:
@@ -503,14 +530,31 @@ def template(folder: Path) -> Path:
     succeed("import", "--database", "ledger.db", "sessions.jsonl", cwd=folder)
     succeed("verify", "--database", "ledger.db", "--save-head", "head", cwd=folder)
     succeed("backup", "--database", "ledger.db", "backup.db", cwd=folder)
-    (folder / "bundle.json").write_text("{}")
+    with Server(folder / "ledger.db", cwd=folder) as server, server.client() as client:
+        (folder / "bundle.json").write_bytes(client.get("/v1/sessions/s/proof").content)
+        assert server.stop() == 0
+    key = succeed("key", "create", "--operator", "--database", "ledger.db", cwd=folder).split()[1]
+    (folder / "key-id").write_text(key)
     write_lines(folder / "sessions.jsonl", [SESSION | {"id": "t"}])
     return folder
 
 
+def scene_of(cell: Cell, folder: Path, chance: random.Random) -> Scene:
+    """The scene of *cell* in *folder*, which is a copy of the template."""
+    scene = Scene(folder=folder, ledger=cell.command.ledger, file=cell.command.file, chance=chance)
+    scene.named = scene.ledger
+    if cell.role == "around":
+        SURROUNDINGS[cell.mishap](scene)
+    else:
+        MISHAPS[cell.mishap](scene, cell.role)
+    return scene
+
+
 def run(command: Command, scene: Scene) -> subprocess.CompletedProcess[str]:
     """Run the command to its end; a server that serves is told to stop."""
-    words = [{"LEDGER": scene.ledger, "FILE": scene.file}.get(word, word) for word in command.arguments]
+    key = (scene.folder / "key-id").read_text()
+    meant = {"LEDGER": scene.ledger, "FILE": scene.file, "KEY": key}
+    words = [meant.get(word, word) for word in command.arguments]
     files = {name: Path(path).open("w") for name, path in scene.streams.items()}  # noqa: SIM115
     prefix = list(scene.prefix)
     if scene.close:
@@ -540,3 +584,28 @@ def run(command: Command, scene: Scene) -> subprocess.CompletedProcess[str]:
             for file in files.values():
                 file.close()
     return subprocess.CompletedProcess(words, process.returncode, first + (stdout or ""), stderr or "")
+
+
+_SOURCE = re.compile(r"\.py\b|\bline \d+, in \b")
+_PROGRESS = re.compile(r"(import|export|verify|replay|copy|views): [\d,]+ ")
+_REJECTED = re.compile(r"(line \d+|(messages of )?session .*): |… and more")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def faults_of(scene: Scene, done: "subprocess.CompletedProcess[str]") -> list[str]:
+    """What is wrong with the answer: nothing, where it is a good one."""
+    faults = [] if done.returncode in {0, 1, 2} else [f"it ended with {done.returncode}"]
+    said = [line for line in done.stderr.splitlines() if not (_PROGRESS.match(line) or line.startswith("{"))]
+    if "Traceback" in done.stderr or _SOURCE.search("\n".join(said)):
+        faults.append("it shows its source")
+    if _CONTROL.search(done.stderr):
+        faults.append("it controls the terminal")
+    said = [line for line in said if not _REJECTED.match(line)]
+    if len(said) > LINES_MAX:
+        faults.append(f"it says {len(said)} lines")
+    if done.returncode == 1 and 2 not in scene.close and " rejected" not in done.stdout:
+        if not said or not said[-1].startswith("chatledger: "):
+            faults.append("it does not say why")
+        elif scene.named not in said[-1]:
+            faults.append(f"it does not name {scene.named!r}")
+    return faults
