@@ -30,9 +30,10 @@ class Projection(msgspec.Struct, frozen=True, kw_only=True):
     `apply(db, events)` gets the same events as values. It is the simple way, for a projection of one's own; each
     event costs it some microseconds of Python.
 
-    Both get events in ledger order, 1 to 500 at a time while serving and 2,000 at a time in a rebuild, inside a
-    transaction, and must be a function of the events alone: no clock, no chance, no look at another file. How the
-    events are cut into batches must make no difference.
+    Both get events in ledger order: those of one group of changes at a time while serving (some tens as a rule, and
+    thousands where batches of messages come together), and 2,000 at a time in a rebuild. They run inside a transaction,
+    and must be a function of the events alone: no clock, no chance, no look at another file. How the events are cut
+    into batches must make no difference.
 
     `aside` says that a rebuild may fill the tables in a file of their own, on another core, and copy them at the end:
     for plain tables with few bytes an event, and a program that reads no other projection's.

@@ -290,7 +290,7 @@ class Views:
             remove(self._location.views(generation))
 
     def close(self) -> None:
-        """Checkpoint and detach."""
+        """Detach them."""
         db, self._db = self._db, None
         if db is not None:
             database.detach_views(db)

@@ -13,7 +13,7 @@ from service.settings import Settings
 from service.verify import verify_ledger
 
 PAGES_A_STEP = 1_000
-"""4 MiB: after each step the progress is shown, and Ctrl-C is heard."""
+"""8 MiB: after each step the progress is shown, and Ctrl-C is heard."""
 
 Progress = Callable[[int, int], None]
 

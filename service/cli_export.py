@@ -56,7 +56,7 @@ def export(
                     file.write(part)
                     progress.update(number)
     except NotFound as error:
-        raise RefusedToStart(f"{session} in the tenant {tenant or 'default'}: {error}") from error
+        raise RefusedToStart(f"{session}: {error}") from error
 
 
 def _events(ledger_db: Connection, tenant: str | None, session: str | None) -> Iterator[tuple[int, bytes]]:

@@ -168,7 +168,10 @@ def revoke(database: str | None, key_id: str) -> None:
         raise click.BadParameter("Expected the id of a key, such as `key list` shows it: k_ and 12 characters.")
     try:
         with offline.writing(settings) as committer:
-            _commit(committer, RevokeKey(key_id, None), about=f"{key_id}: ")
+            try:
+                _commit(committer, RevokeKey(key_id, None))
+            except DomainError as refusal:
+                raise RefusedToStart(f"{key_id}: {refusal}") from refusal
     except LedgerLocked as locked:
         remote.call(
             offline.server_beside(settings, locked),
@@ -187,12 +190,12 @@ def _expiry(duration: str) -> int:
     return now_us() + int(match[1]) * _S_PER_UNIT[match[2]] * 1_000_000
 
 
-def _commit(committer: Committer, command: KeyCommand, *, about: str = "") -> None:
+def _commit(committer: Committer, command: KeyCommand) -> None:
     (outcome,) = committer.commit(
         [Submission(tenant_id=SYSTEM_TENANT, session_id=KEYS_SESSION, actor=LOCAL.actor, command=command)]
     )
     if isinstance(outcome, DomainError):
-        raise RefusedToStart(f"{about}{outcome}") from outcome
+        raise outcome
 
 
 def _all(address: Address) -> list[_Key]:
