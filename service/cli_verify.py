@@ -60,7 +60,7 @@ def verify(
         try:
             save_head.write_text(head)
         except OSError as error:
-            failures.refuse(error, str(save_head))
+            failures.refuse_about(str(save_head), error)
     if location.generations() and not compare_views(settings, "views"):
         sys.exit(1)
 
@@ -76,7 +76,9 @@ def _earlier(settings: Settings, head_file: Path, public_key: str | None) -> Hea
     else:
         location = offline.existing(settings)
         if not key_path(location, settings).exists():
-            raise UnsoundProof("There is no key beside the ledger to check the head with: name one with --public-key.")
+            raise UnsoundProof(
+                f"There is no key beside {settings.database_path} to check the head with: name one with --public-key."
+            )
         connection = _open(settings)
         verifier = signer_of(location, settings, ledger.identity(connection)).verifier
         connection.close()

@@ -29,13 +29,21 @@ _REMEDIES = {
 
 
 def refuse(error: OSError, name: str) -> NoReturn:
-    """Refuse because of *error*, which is about *name* where it names no file by itself.
+    """Refuse because of *error*, and name the file that it names; *name*, where it names none.
 
     Raises:
         RefusedToStart: always.
     """
-    path = shortened(_path_of(error) or name)
-    raise RefusedToStart(f"Cannot use {path}: {reason_of(error)}. {remedy_of(error)}") from error
+    refuse_about(_path_of(error) or name, error)
+
+
+def refuse_about(name: str, error: OSError) -> NoReturn:
+    """Refuse because of *error*, and name the file as the user has done: ours are made of its name.
+
+    Raises:
+        RefusedToStart: always.
+    """
+    raise RefusedToStart(f"Cannot use {shortened(name)}: {reason_of(error)}. {remedy_of(error)}") from error
 
 
 def reason_of(error: OSError) -> str:
