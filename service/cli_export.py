@@ -16,7 +16,7 @@ from service.terminal import output
 from service.transcript import markdown as transcript
 
 
-@click.command(short_help="Write sessions or events as JSON lines, or a session as Markdown.")
+@click.command(short_help="Write sessions or events as JSON lines, or one as Markdown.")
 @database_option
 @click.option("--tenant", help="Write what is this tenant's.  [default: default; with --events all tenants]")
 @click.option("--session", metavar="ID", help="Write this session alone.")

@@ -206,8 +206,19 @@ def open_ledger_reader(location: Location, settings: Settings) -> Connection:
     except _NO_DATABASE as error:
         raise LedgerDamaged(f"{name} is not an SQLite database, or is damaged; it was left as it is.") from error
     except apsw.ReadOnlyError as error:
+        _check_needs_rollback(error, location.ledger)
         raise UnfinishedTransaction(name) from error
     return connection
+
+
+def _check_needs_rollback(error: apsw.ReadOnlyError, name: str) -> None:
+    """See to it that a journal of the file *name* is the reason, and not a folder that cannot be written.
+
+    Raises:
+        RefusedToStart: it is not.
+    """
+    if getattr(error, "extendedresult", 0) != apsw.SQLITE_READONLY_ROLLBACK:
+        refuse(error, name)
 
 
 def open_foreign(path: Path, settings: Settings) -> Connection:
@@ -218,6 +229,7 @@ def open_foreign(path: Path, settings: Settings) -> Connection:
     except _NO_DATABASE as error:
         raise RefusedToStart(f"{path.name} is not an SQLite database, or is damaged.") from error
     except apsw.ReadOnlyError as error:
+        _check_needs_rollback(error, str(path))
         raise RefusedToStart(
             f"{path.name} has an unfinished transaction; open it with its own program first."
         ) from error
