@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from projections import batch
-from projections.projection import Projection
+from projections.projection import Projection, in_words
 from service import database, ledger
 from service.database import Connection
 from service.errors import ChatledgerError
@@ -51,8 +51,10 @@ Progress = Callable[[int, int], None]
 class ProjectionFailed(ChatledgerError):
     """A projection's `apply` raised: the views cannot follow the ledger until it is mended."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"The projection {name!r} failed; the views cannot follow the ledger.")
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"The projection {name!r} raised {reason}; the views cannot follow the ledger until it is mended."
+        )
         self.name = name
 
 
@@ -94,7 +96,7 @@ def apply_in_python(db: Connection, projections: Sequence[Projection], events: S
         except database.SQLError:
             raise
         except Exception as error:
-            raise ProjectionFailed(projection.name) from error
+            raise ProjectionFailed(projection.name, in_words(error)) from error
 
 
 def take_to(db: Connection, ledger_db: Connection, projections: Sequence[Projection], *, start: int, end: int) -> None:

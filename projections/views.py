@@ -14,7 +14,7 @@ from projections.projection import Projection
 from service import database, ledger
 from service.board import Board
 from service.database import Connection
-from service.errors import ChatledgerError, Overloaded
+from service.errors import ChatledgerError, Overloaded, SettingsError
 from service.location import BUILDING, Location, put_in_place, remove, sync_folder
 from service.settings import Settings
 
@@ -49,6 +49,9 @@ class Views:
         board: Board | None = None,
     ) -> None:
         self.projections = (*BUILT_IN, *projections)
+        names = [projection.name for projection in self.projections]
+        if twins := {name for name in names if names.count(name) > 1}:
+            raise SettingsError(f"CHATLEDGER_PROJECTIONS names a projection {min(twins)!r}, and there is one already.")
         self.generation = max(location.generations(), default=0)
         self.position = 0
         self._location = location
@@ -287,7 +290,7 @@ class Views:
             remove(self._location.views(generation))
 
     def close(self) -> None:
-        """Checkpoint and detach."""
+        """Detach them."""
         db, self._db = self._db, None
         if db is not None:
             database.detach_views(db)

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from service import database, ledger, offline, tree
+from service import database, failures, ledger, offline, tree
 from service.database import Connection
-from service.errors import LedgerDamaged, RefusedToStart
-from service.location import Location, put_in_place, unfinished
+from service.errors import LedgerDamaged
+from service.location import Location, check_encoding, put_in_place, unfinished
 from service.merkle import Frontier
 from service.settings import Settings
 from service.verify import verify_ledger
 
 PAGES_A_STEP = 1_000
-"""4 MiB: after each step the progress is shown, and Ctrl-C is heard."""
+"""8 MiB: after each step the progress is shown, and Ctrl-C is heard."""
 
 Progress = Callable[[int, int], None]
 
@@ -46,19 +46,26 @@ def backup(
     """
     location = offline.existing(settings)
     final = str(destination.absolute())
+    check_encoding(final)
     try:
         with unfinished(final) as name:
-            with closing(database.open_ledger_reader(location, settings)) as source:
+            with closing(_source(location, settings)) as source:
                 copy(source, name, settings, on_copied, pages_a_step=pages_a_step)
             found = verified(name, settings, on_verified)
             put_in_place(name, final)
     except OSError as error:
-        raise RefusedToStart(f"{destination} cannot be written: {error.strerror}.") from error
+        failures.refuse_about(str(destination), error)
     except database.SQLError as error:
         if database.is_damage(error):
             raise LedgerDamaged("The ledger's file is damaged.") from error
-        raise RefusedToStart(f"{destination} cannot be written: {error}.") from error
+        database.refuse(error, str(destination))
     return found
+
+
+def _source(location: Location, settings: Settings) -> Connection:
+    """The ledger, to be read: what is wrong with it is not the destination's fault."""
+    with database.storage_failures_named(location.ledger):
+        return database.open_ledger_reader(location, settings)
 
 
 def copy(

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,42 +17,49 @@ from service.cli_erase import erase
 from service.cli_export import export
 from service.cli_key import key
 from service.cli_replay import replay
+from service.cli_settings import settings
 from service.cli_verify import verify
 from service.errors import ChatledgerError, OutputFailed
 from service.garbage import calm_garbage_collector
 from service.import_lines import Rejected
+from service.location import Location
 from service.log import FORMS, LEVELS
 from service.log_sink import LogSink
-from service.options import check_tenant, database_option, settings_with
+from service.options import Commands, FileToRead, WholeNumber, check_tenant, database_option, settings_with
 from service.progress import Progress
+from service.settings import Settings, variable_of
 from service.signals import hold_signals
+from service.terminal import say, visible, write
 
 REJECTED_SHOWN = 20
 """How many rejected sessions an import names; a wrong file has as many as lines."""
 
+_NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What newer versions of click raise for `chatledger` alone: its message is the help."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="chatledger")
 def cli() -> None:
     """The system of record for chat: an append-only, verifiable event ledger with an HTTP API."""
 
 
-@cli.command()
+@cli.command(short_help="Serve the HTTP API until SIGTERM or Ctrl-C.")
 @database_option
-@click.option("--host", help="The address to serve on.  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="The port to serve on.  [default: 8000]")
-@click.option("--workers", type=click.IntRange(1, 64), help="The processes that serve.  [default: 1]")
+@click.option("--host", help="Serve on this address.  [default: 127.0.0.1]")
+@click.option("--port", type=WholeNumber(0, 65535), help="Serve on this port; 0 takes a free one.  [default: 8000]")
+@click.option("--workers", type=WholeNumber(1, 64), help="Serve with so many processes.  [default: 1]")
 @click.option(
     "--log-level",
     metavar="LEVEL",
     type=click.Choice(LEVELS),
-    help="The least that is logged: debug, info, warning or error.  [default: info]",
+    help="Log from debug, info, warning or error on.  [default: info]",
 )
 @click.option(
     "--log-format",
     metavar="FORM",
     type=click.Choice(FORMS),
-    help="json or text.  [default: text on a terminal, else json]",
+    help="Log as json or text.  [default: text on a terminal, else json]",
 )
 def serve(
     database: str | None,
@@ -72,17 +80,26 @@ def serve(
     log.catch_all()
     out = LogSink(sys.stdout.fileno())  # nobody waits for a reader who does not read, and a lost line is no failure
 
-    def announce(url: str) -> None:
-        out.write(f"chatledger serves {settings.database_path} on {url}\n".encode(errors="backslashreplace"))
-        out.write(f"API page: {url}/schema\n".encode())
+    def announce(url: str, events: int | None) -> None:
+        served = _what_is_served(settings, events)
+        for line in (f"chatledger serves {served} on {url}", f"API page: {url}/schema"):
+            out.write(visible(line).encode(errors="backslashreplace") + b"\n")
 
     run(settings, announce=announce)
 
 
-@cli.command("import")
+def _what_is_served(settings: Settings, events: int | None) -> str:
+    """Which ledger, where it lies, and whether this is the one that one thinks of: a wrong path begins a new one."""
+    if settings.in_memory:
+        return "a ledger in memory, of which nothing is kept,"
+    size = "new ledger" if events is None else "1 event" if events == 1 else f"{events:,} events"
+    return f"{Location.of(settings).ledger} ({size})"
+
+
+@cli.command("import", short_help="Import sessions from JSON lines or from a CRUD store's file.")
 @database_option
-@click.option("--tenant", default="default", show_default=True, help="The tenant of sessions that name none.")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--tenant", default="default", show_default=True, help="Put sessions that name no tenant into this one.")
+@click.argument("file", type=FileToRead())
 def import_(database: str | None, tenant: str, file: Path) -> None:
     """Import FILE: JSON lines, or the SQLite file of the CRUD store.
 
@@ -103,7 +120,7 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
             on_progress=progress.update,
             on_views=_progress_of_views(stack),
         )
-    click.echo(
+    say(
         f"{report.sessions} sessions with {report.messages} messages imported, {report.present} were there already, "
         f"{report.rejected} rejected"
     )
@@ -127,15 +144,15 @@ def _progress_of_views(stack: ExitStack) -> Callable[[int, int], None]:
 def _say_rejected() -> Callable[[Rejected], None]:
     said = 0
 
-    def say(rejected: Rejected) -> None:
+    def tell(rejected: Rejected) -> None:
         nonlocal said
         said += 1
         if said <= REJECTED_SHOWN:
-            click.echo(f"{rejected.where}: {rejected.reason}", err=True)
+            say(f"{rejected.where}: {rejected.reason}", err=True)
         elif said == REJECTED_SHOWN + 1:
-            click.echo("… and more; the last line has the count", err=True)
+            say("… and more; the last line has the count", err=True)
 
-    return say
+    return tell
 
 
 cli.add_command(erase)
@@ -145,20 +162,33 @@ cli.add_command(replay)
 cli.add_command(verify)
 cli.add_command(backup)
 cli.add_command(restore)
+cli.add_command(settings)
 
 
-@cli.command()
+@cli.command(short_help="Show counts, positions, lag and file sizes.")
 @database_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines for people.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines for people.")
 def status(database: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Show counts, positions, lag and file sizes; also beside a running server."""
     found = offline.status_of(settings_with(database_path=database))
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        write(msgspec.json.encode(found))
         return
     for name, value in msgspec.structs.asdict(found).items():
-        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-        click.echo(f"{name.replace('_', ' '):<18}{'-' if value is None else shown}")
+        say(f"{name.replace('_', ' '):<18}{_shown(name, value)}")
+
+
+def _shown(name: str, value: str | int | bool | None) -> str:  # noqa: FBT001
+    """A figure of the status, for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name in ("sessions", "messages") and value is None:
+        return "unknown until the views are built"
+    if name == "views" and not value:
+        return "no views"
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def main() -> None:
@@ -167,26 +197,56 @@ def main() -> None:
     calm_garbage_collector()
     os.umask(0o077)  # what we write is other people's conversations
     log.set_up("warning")
-    sys.exit(_run())
+    code = _run()
+    try:
+        streams.finish()
+    except OutputFailed as error:
+        if code == 0:
+            _refuse(error)
+        code = code or 1
+    sys.exit(code)
 
 
 def _run() -> int:
-    """Run the command; its exit code."""
+    """Run the command, say why it refuses if it does, and return the exit code."""
     try:
-        cli.main(standalone_mode=False)
-        streams.finish()
+        code = cli.main(prog_name="chatledger", standalone_mode=False)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else bool(end.code)
+    except click.UsageError as error:
+        _say_usage(error)
+        return error.exit_code
     except click.ClickException as error:
-        error.show()
+        say(f"chatledger: {error.format_message()}", err=True)
         return error.exit_code
     except click.Abort:
-        click.echo("Aborted.", err=True)
+        say("Aborted.", err=True)
         return 130
     except ChatledgerError as error:
-        if not (isinstance(error, OutputFailed) and error.error.errno == errno.EPIPE):  # as `… | head` wants it
-            log.flush()
-            click.echo(f"chatledger: {error}", err=True)
+        _refuse(error)
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(error: ChatledgerError) -> None:
+    """Say why it ends, behind what was logged."""
+    if isinstance(error, OutputFailed) and error.error.errno == errno.EPIPE:
+        return  # whoever read it has enough, as in `… | head`
+    log.flush()
+    if os.environ.get(variable_of("log_level")) == "debug":
+        write(visible("".join(traceback.format_exception(error)), keep="\n"), err=True)
+    say(f"chatledger: {error}", err=True)
+
+
+def _say_usage(error: click.UsageError) -> None:
+    """As click says it, with what the user has written on one line."""
+    if isinstance(error, _NO_ARGUMENTS):
+        error.show()
+        return
+    if error.ctx is not None:
+        hint = f"Try '{error.ctx.command_path} --help' for help."
+        write(visible(f"{error.ctx.get_usage()}\n{hint}\n", keep="\n"), err=True)
+    say(f"Error: {error.format_message()}", err=True)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,16 @@ from pathlib import Path
 import click
 
 from service.backup import backup as back_up
-from service.options import database_option, settings_with
+from service.options import WholeNumber, database_option, settings_with
 from service.progress import Progress
 from service.restore import Steps
 from service.restore import restore as bring_back
+from service.terminal import say
 
 _PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Copy the ledger into a new file and verify the copy.")
 @database_option
 @click.argument("dest", type=_PATH)
 def backup(database: str | None, dest: Path) -> None:
@@ -29,12 +30,12 @@ def backup(database: str | None, dest: Path) -> None:
             on_copied=_Shown(stack, "copy", "pages").update,
             on_verified=_Shown(stack, "verify", "events").update,
         )
-    click.echo(f"{found.size} events backed up into {dest}; the tree's root is {found.root().hex()}")
+    say(f"{found.size} events backed up into {dest}; the tree's root is {found.root().hex()}")
 
 
-@click.command()
+@click.command(short_help="Bring the ledger back from a backup.")
 @database_option
-@click.option("--to-position", type=click.IntRange(min=1), metavar="N", help="Without the events behind position N.")
+@click.option("--to-position", type=WholeNumber(min=1), metavar="N", help="Leave out the events behind position N.")
 @click.argument("src", type=_PATH)
 def restore(database: str | None, to_position: int | None, src: Path) -> None:
     """Bring the ledger back from the backup SRC: verified, with its views.
@@ -50,7 +51,7 @@ def restore(database: str | None, to_position: int | None, src: Path) -> None:
             viewed=_Shown(stack, "views", "events").update,
         )
         found = bring_back(settings, src, steps, to_position=to_position)
-    click.echo(f"{found.size} events restored into {settings.database_path}; the tree's root is {found.root().hex()}")
+    say(f"{found.size} events restored into {settings.database_path}; the tree's root is {found.root().hex()}")
 
 
 class _Shown:

@@ -15,6 +15,7 @@ from service.ids import is_id
 from service.location import Address
 from service.options import check_tenant, database_option, settings_with
 from service.settings import Settings
+from service.terminal import say
 
 REASON_CHARACTERS_MAX = 1000
 TIMEOUT_S = 600.0
@@ -30,12 +31,12 @@ class _Answer(remote.Answered, frozen=True):
     forks: tuple[str, ...] = ()
 
 
-@click.command()
+@click.command(short_help="Erase a session, or all sessions of a user, for good.")
 @database_option
-@click.option("--session", help="The session to erase.")
+@click.option("--session", help="Erase this session.")
 @click.option("--user", help="Erase all sessions of this user, deleted ones too.")
-@click.option("--tenant", default="default", show_default=True, help="The tenant of the sessions.")
-@click.option("--reason", required=True, help="Why; it stays in the history of each session.")
+@click.option("--tenant", default="default", show_default=True, help="Look for them in this tenant.")
+@click.option("--reason", required=True, help="Say why: it stays in the history of each session.")
 def erase(database: str | None, session: str | None, user: str | None, tenant: str, reason: str) -> None:
     """Erase a session, or all sessions of a user: their content is gone for good.
 
@@ -64,7 +65,7 @@ def _here(committer: Committer, tenant: str, session: str | None, user: str | No
     if user is not None:
         wanted = sessions.of_user(views_db, tenant, user)
     if not wanted:
-        click.echo(NO_SESSION)
+        say(NO_SESSION)
     for name in wanted:
         erasure.erase(committer, tenant_id=tenant, session_id=name, reason=reason, actor=LOCAL.actor)
     erasure.finish_now(committer)
@@ -77,7 +78,7 @@ def _here(committer: Committer, tenant: str, session: str | None, user: str | No
 def _there(address: Address, tenant: str, wanted: list[str], reason: str) -> None:
     # Several at a time: what waits for the server's writer is one group, for which it writes its files anew once.
     if not wanted:
-        click.echo(NO_SESSION)
+        say(NO_SESSION)
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         answers = pool.map(lambda name: _ask(address, tenant, name, reason), wanted)
         for name, answer in zip(wanted, answers, strict=True):
@@ -92,9 +93,9 @@ def _wanted_beside(settings: Settings, tenant: str, session: str | None, user: s
 
 
 def _say(session: str, events_erased: int, forks: Sequence[str]) -> None:
-    click.echo(f"{session}: {events_erased} events erased")
+    say(f"{session}: {events_erased} events erased")
     for fork in forks:
-        click.echo(f"{session}: the fork {fork} holds copies")
+        say(f"{session}: the fork {fork} holds copies")
 
 
 def _ask(address: Address, tenant: str, session: str, reason: str) -> _Answer:

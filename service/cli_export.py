@@ -10,22 +10,22 @@ import click
 
 from service import exporter, offline, streams
 from service.database import Connection
-from service.errors import RefusedToStart
+from service.errors import NotFound, RefusedToStart
 from service.options import check_tenant, database_option, settings_with
 from service.progress import Progress
 from service.transcript import markdown as transcript
 
 
-@click.command()
+@click.command(short_help="Write sessions or events as JSON lines, or one as Markdown.")
 @database_option
-@click.option("--tenant", help="Only this tenant's.  [default: default; with --events all tenants]")
-@click.option("--session", metavar="ID", help="Only this session's.")
-@click.option("--events", is_flag=True, help="Every event as CloudEvents 1.0 JSON lines.")
-@click.option("--markdown", is_flag=True, help="The session as Markdown, for people to read.")
+@click.option("--tenant", help="Write what is this tenant's.  [default: default; with --events all tenants]")
+@click.option("--session", metavar="ID", help="Write this session alone.")
+@click.option("--events", is_flag=True, help="Write every event, as CloudEvents 1.0 JSON lines.")
+@click.option("--markdown", is_flag=True, help="Write the session as Markdown, for people to read.")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write.  [default: standard output]",
+    help="Write into this file.  [default: standard output]",
 )
 def export(
     database: str | None,
@@ -42,20 +42,23 @@ def export(
         raise click.UsageError("--markdown and --events are two forms; choose one.")
     if markdown and session is None:
         raise click.UsageError("--markdown is of one session: name it with --session.")
-    with offline.reading(settings) as (views, ledger_db):
-        if events:
-            parts, unit = _events(ledger_db, tenant, session), "events"
-        elif markdown and session is not None:
-            found = exporter.find_session(views, tenant or "default", session)
-            parts, unit = transcript(views, found), "messages"
-        else:
-            parts, unit = _sessions(views, tenant or "default", session), "sessions"
-        with _output(output) as file, Progress("export", unit=unit) as progress:
-            for number, part in parts:
-                file.write(part)
-                if output is None:
-                    streams.check_output()  # nobody is there for what follows
-                progress.update(number)
+    try:
+        with offline.reading(settings) as (views, ledger_db):
+            if events:
+                parts, unit = _events(ledger_db, tenant, session), "events"
+            elif markdown and session is not None:
+                found = exporter.find_session(views, tenant or "default", session)
+                parts, unit = transcript(views, found), "messages"
+            else:
+                parts, unit = _sessions(views, tenant or "default", session), "sessions"
+            with _output(output) as file, Progress("export", unit=unit) as progress:
+                for number, part in parts:
+                    file.write(part)
+                    if output is None:
+                        streams.check_output()  # nobody is there for what follows
+                    progress.update(number)
+    except NotFound as error:
+        raise RefusedToStart(f"{session}: {error}") from error
 
 
 def _events(ledger_db: Connection, tenant: str | None, session: str | None) -> Iterator[tuple[int, bytes]]:

@@ -1,6 +1,7 @@
 """`chatledger key`: API keys made, listed and revoked, here or by the server that has the ledger."""
 
 import re
+from collections.abc import Iterator, Sequence
 
 import click
 import msgspec
@@ -11,16 +12,18 @@ from service.clock import format_us, now_us
 from service.commands import CreateKey, KeyCommand, RevokeKey
 from service.committer import Committer
 from service.documents import key_document
-from service.errors import DomainError, LedgerLocked
+from service.errors import DomainError, LedgerLocked, OutputFailed, RefusedToStart
 from service.events import KEYS_SESSION, SYSTEM_TENANT
 from service.group import Submission
 from service.keys import new_text
 from service.location import Address
 from service.options import check_tenant, database_option, settings_with
 from service.tenant_keys import NewKey, key_created
+from service.terminal import say, write
 
 PAGE = 200
 _PATH = "/v1/admin/keys"
+_COLUMNS = ("id", "tenant", "scopes", "state", "last used", "name")
 _S_PER_UNIT = {"h": 60 * 60, "d": 24 * 60 * 60}
 _is_duration = re.compile(r"([1-9][0-9]{0,4})([hd])").fullmatch
 
@@ -46,7 +49,7 @@ class _Page(remote.Answered, frozen=True):
     next_cursor: str | None = None
 
 
-@click.group()
+@click.group(short_help="Make, list and revoke API keys.")
 def key() -> None:
     """Make, list and revoke API keys.
 
@@ -54,13 +57,13 @@ def key() -> None:
     """
 
 
-@key.command()
+@key.command(short_help="Make a key and print it, once.")
 @database_option
-@click.option("--tenant", help="The tenant whose data the key reaches.")
-@click.option("--scopes", default="", help="What it allows, separated by commas: read,write,audit,erase,admin.")
-@click.option("--operator", is_flag=True, help="A key for whoever runs the service, instead of a tenant's.")
-@click.option("--name", help="What it is for, to be found again in the list.")
-@click.option("--expires", metavar="DURATION", help="How long it is good for, such as 12h or 90d.  [default: for ever]")
+@click.option("--tenant", help="Have the key reach the data of this tenant.")
+@click.option("--scopes", default="", help="Allow this, separated by commas: read,write,audit,erase,admin.")
+@click.option("--operator", is_flag=True, help="Make a key for whoever runs the service, not a tenant's.")
+@click.option("--name", help="Say what it is for, to find it again in the list.")
+@click.option("--expires", metavar="DURATION", help="Let it expire after a time such as 12h or 90d.  [default: never]")
 def create(
     database: str | None,
     tenant: str | None,
@@ -107,17 +110,31 @@ def create(
         made = remote.call(
             offline.server_beside(settings, locked), "POST", _PATH, answer=_Created, body=body, headers=headers
         )
-        click.echo(f"key {made.id} is made; this is its text, which is shown only now:")
-        click.echo(made.key)
-        return
-    click.echo(f"key {created.key_id} is made; this is its text, which is shown only now:")
-    click.echo(text)
+        _show(made.id, made.key)
+    else:
+        _show(created.key_id, text)
 
 
-@key.command("list")
+def _show(key_id: str, text: str) -> None:
+    """Print a new key's text.
+
+    Raises:
+        OutputFailed: it cannot be written.
+    """
+    say(f"key {key_id} is made; this is its text, which is shown only now:")
+    write(text)
+    try:
+        streams.check_output()
+    except OutputFailed as error:
+        raise OutputFailed(
+            f"{error} Revoke the key {key_id}, whose text is lost, and make another.", error=error.error
+        ) from error
+
+
+@key.command("list", short_help="List the keys, revoked and expired ones too.")
 @database_option
-@click.option("--tenant", help="Only this tenant's keys.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object a line, instead of a table for people.")
+@click.option("--tenant", help="List this tenant's keys alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line instead of a table for people.")
 def list_(database: str | None, tenant: str | None, as_json: bool) -> None:  # noqa: FBT001
     """List the keys, revoked and expired ones too, in the order of their creation."""
     settings = settings_with(database_path=database)
@@ -132,13 +149,16 @@ def list_(database: str | None, tenant: str | None, as_json: bool) -> None:  # n
             ]
     except LedgerLocked as locked:
         found = _all(offline.server_beside(settings, locked))
-    for each in found:
-        if tenant is not None and each.tenant_id != tenant:
-            continue
-        click.echo(msgspec.json.encode(each) if as_json else _line(each))
+    shown = [each for each in found if tenant is None or each.tenant_id == tenant]
+    if as_json:
+        for each in shown:
+            write(msgspec.json.encode(each))
+    else:
+        for line in _table([_COLUMNS, *map(_cells, shown)]):
+            say(line)
 
 
-@key.command()
+@key.command(short_help="Revoke a key, at once and for good.")
 @database_option
 @click.argument("key_id", metavar="ID")
 def revoke(database: str | None, key_id: str) -> None:
@@ -149,7 +169,10 @@ def revoke(database: str | None, key_id: str) -> None:
         raise click.BadParameter("Expected the id of a key, such as `key list` shows it: k_ and 12 characters.")
     try:
         with offline.writing(settings) as committer:
-            _commit(committer, RevokeKey(key_id, None))
+            try:
+                _commit(committer, RevokeKey(key_id, None))
+            except DomainError as refusal:
+                raise RefusedToStart(f"{key_id}: {refusal}") from refusal
     except LedgerLocked as locked:
         remote.call(
             offline.server_beside(settings, locked),
@@ -158,7 +181,7 @@ def revoke(database: str | None, key_id: str) -> None:
             answer=remote.Answered,
             about=f"{key_id}: ",
         )
-    click.echo(f"key {key_id} is revoked")
+    say(f"key {key_id} is revoked")
 
 
 def _expiry(duration: str) -> int:
@@ -187,7 +210,7 @@ def _all(address: Address) -> list[_Key]:
         cursor = f"&cursor={page.next_cursor}"
 
 
-def _line(found: _Key) -> str:
+def _cells(found: _Key) -> tuple[str, ...]:
     if found.revoked_at is not None:
         state = f"revoked {found.revoked_at}"
     elif found.expires_at is not None and found.expires_at <= format_us(now_us()):
@@ -195,5 +218,11 @@ def _line(found: _Key) -> str:
     else:
         state = "active" if found.expires_at is None else f"until {found.expires_at}"
     whose = found.tenant_id or "(operator)"
-    used = f"last used {found.last_used_at}" if found.last_used_at else "never used"
-    return f"{found.id}  {whose}  {','.join(found.scopes)}  {state}  {used}  {found.name or ''}".rstrip()
+    return found.id, whose, ",".join(found.scopes), state, found.last_used_at or "never", found.name or ""
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table for people: two blanks between its columns, which are as wide as they have to be."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -10,14 +10,15 @@ from service.errors import LedgerLocked
 from service.options import database_option, settings_with
 from service.progress import Progress
 from service.settings import Settings
+from service.terminal import say
 
 DIFFERENCES_SHOWN = 20
 """How many differences a check names; views of another history have as many as rows."""
 
 
-@click.command()
+@click.command(short_help="Rebuild the views from the ledger, or check them.")
 @database_option
-@click.option("--check", "only_check", is_flag=True, help="Change nothing: compare the views with a rebuild.")
+@click.option("--check", "only_check", is_flag=True, help="Change nothing, and compare the views with a rebuild.")
 def replay(database: str | None, only_check: bool) -> None:  # noqa: FBT001
     """Rebuild the views from the ledger alone, into a new file that then takes the old one's place.
 
@@ -34,32 +35,32 @@ def replay(database: str | None, only_check: bool) -> None:  # noqa: FBT001
         address = offline.server_beside(settings, locked)
         with Progress("replay", unit="events") as progress:
             generation = remote.rebuild(address, progress.update)
-        click.echo(f"the server at {address.url} has rebuilt its views: generation {generation}")
+        say(f"the server at {address.url} has rebuilt its views: generation {generation}")
 
 
 def _here(settings: Settings) -> None:
     with offline.rebuilding(settings) as (views, ledger_db):
         with Progress("replay", unit="events") as progress:
             views.rebuild(ledger_db, progress.update)
-        click.echo(f"{views.position} events replayed into {views.name}")
+        say(f"{views.position} events replayed into {views.name}")
 
 
 def compare_views(settings: Settings, label: str) -> bool:
     """Hold the live views against a rebuild, say what differs, and tell whether nothing does."""
     found = 0
 
-    def say(difference: Difference) -> None:
+    def tell(difference: Difference) -> None:
         nonlocal found
         found += 1
         if found <= DIFFERENCES_SHOWN:
-            click.echo(str(difference))
+            say(str(difference))
         elif found == DIFFERENCES_SHOWN + 1:
-            click.echo("… and more; the last line has the count")
+            say("… and more; the last line has the count")
 
     with Progress(label, unit="events") as progress:
-        position = check.check(settings, on_difference=say, progress=progress.update)
+        position = check.check(settings, on_difference=tell, progress=progress.update)
     if found:
-        click.echo(f"{found} differences between the views and a rebuild of {position} events")
+        say(f"{found} differences between the views and a rebuild of {position} events")
     else:
-        click.echo(f"the views are what {position} events make of them")
+        say(f"the views are what {position} events make of them")
     return found == 0

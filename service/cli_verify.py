@@ -1,27 +1,30 @@
 """`chatledger verify`: the whole ledger, or one bundle without any."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from service import bundle, database, ledger, offline
+from service import bundle, database, failures, ledger, offline
 from service.cli_replay import compare_views
 from service.errors import UnsoundProof
-from service.options import database_option, settings_with
+from service.options import FileToRead, database_option, settings_with
 from service.progress import Progress
 from service.settings import Settings
 from service.signing import Head, Verifier, key_path, origin_of, signer_of
+from service.terminal import say
 from service.verify import verify_ledger
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = FileToRead()
 
 
-@click.command()
+@click.command(short_help="Check every event, the tree and the views, or a proof bundle.")
 @database_option
-@click.option("--head", "head_file", type=_FILE, help="A signed head from earlier, which the ledger has to extend.")
+@click.option("--head", "head_file", type=_FILE, help="Check that the ledger extends this signed head from earlier.")
 @click.option("--bundle", "bundle_file", type=_FILE, help="Check this proof bundle, and no ledger.")
-@click.option("--public-key", metavar="KEY", help="The key that has to have signed the head or the bundle.")
+@click.option("--public-key", metavar="KEY", help="Check that this key has signed the head or the bundle.")
 @click.option(
     "--save-head", type=click.Path(dir_okay=False, path_type=Path), help="Write the signed head of what was verified."
 )
@@ -49,11 +52,15 @@ def verify(
     with Progress("verify", unit="events") as progress:
         found = verify_ledger(connection, earlier=earlier, progress=progress.update)
     connection.close()
-    click.echo(f"{found.size} events verified; the tree's root is {found.root().hex()}")
+    say(f"{found.size} events verified; the tree's root is {found.root().hex()}")
     if earlier is not None:
-        click.echo(f"the ledger extends the head of {earlier.size} events")
+        say(f"the ledger extends the head of {earlier.size} events")
     if save_head is not None:
-        save_head.write_text(signer_of(location, settings, ledger_id).sign(found.size, found.root()))
+        head = signer_of(location, settings, ledger_id).sign(found.size, found.root())
+        try:
+            save_head.write_text(head)
+        except OSError as error:
+            failures.refuse_about(str(save_head), error)
     if location.generations() and not compare_views(settings, "views"):
         sys.exit(1)
 
@@ -69,19 +76,38 @@ def _earlier(settings: Settings, head_file: Path, public_key: str | None) -> Hea
     else:
         location = offline.existing(settings)
         if not key_path(location, settings).exists():
-            raise UnsoundProof("There is no key beside the ledger to check the head with: name one with --public-key.")
+            raise UnsoundProof(
+                f"There is no key beside {settings.database_path} to check the head with: name one with --public-key."
+            )
         connection = _open(settings)
         verifier = signer_of(location, settings, ledger.identity(connection)).verifier
         connection.close()
-    return verifier.read(head_file.read_text())
+    with _about(head_file):
+        return verifier.read(head_file.read_text("utf-8"))
+
+
+@contextmanager
+def _about(file: Path) -> Iterator[None]:
+    """Name the *file* that is no proof.
+
+    Raises:
+        UnsoundProof: with its name.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UnsoundProof(f"{file}: it is not UTF-8.") from error
+    except UnsoundProof as error:
+        raise UnsoundProof(f"{file}: {error}") from error
 
 
 def _verify_bundle(file: Path, public_key: str | None) -> None:
-    found = bundle.check(file.read_bytes(), public_key=public_key)
-    click.echo(
+    with _about(file):
+        found = bundle.check(file.read_bytes(), public_key=public_key)
+    say(
         f"{found.events} events of session {found.session} of tenant {found.tenant} verified, {found.erased} of them "
         f"erased, in the ledger of {found.head.size} events"
     )
-    click.echo(f"signed by {found.public_key}")
+    say(f"signed by {found.public_key}")
     if public_key is None:
-        click.echo("compare this key with one that you have from elsewhere, or name that with --public-key")
+        say("compare this key with one that you have from elsewhere, or name that with --public-key")

@@ -1,6 +1,6 @@
 """Deciding: a command and what is known of its session become events, or a refusal. Pure: no I/O, no clock.
 
-The committer looks up what a decision needs (`Context`), so everything here can be tested with values.
+`group.py` looks up what a decision needs (`Context`), so everything here can be tested with values.
 """
 
 from collections.abc import Callable, Mapping, Sequence

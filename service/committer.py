@@ -46,7 +46,8 @@ def hold(location: Location, settings: Settings) -> Iterator["Committer"]:
         LedgerLocked: a server or another command writes to it.
         RefusedToStart: rule 10, or the storage fails: in the block too, where it is not the answer to a command.
     """
-    with database.storage_failures_named():
+    with database.storage_failures_named(location.ledger):
+        database.look(location, settings)
         location.make_folder()
         with exclusive(location), opened(location, settings) as committer:
             yield committer
@@ -70,7 +71,7 @@ def join(location: Location, settings: Settings, board: Board) -> Iterator["Comm
     Raises:
         RefusedToStart: rule 10, or the storage fails.
     """
-    with database.storage_failures_named():
+    with database.storage_failures_named(location.ledger):
         views = Views(location, settings, projection.load(settings.projections), board=board)
         committer = Committer(location, settings, views, board)
         with committer.turn():

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import apsw
 import structlog
 
+from service import failures
 from service.clock import now_us
 from service.errors import (
     ChatledgerError,
@@ -27,7 +28,7 @@ from service.errors import (
 )
 from service.fingerprints import salted_in_sql
 from service.ids import new_id
-from service.location import Location, check_filesystem, put_in_place, remove
+from service.location import Location, check_filesystem, is_file, is_known, put_in_place, remove
 from service.settings import Settings
 
 log = structlog.get_logger("chatledger.database")
@@ -52,6 +53,21 @@ ERASES_IN_PLACE = 5
 VACUUM_BELOW_EVENTS = 50_000
 END_TIMEOUT_MS = 500  # at a stop: how long to wait for readers to let go of the write-ahead log
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
+
+_PERMISSIONS = "Check the owner and the permissions of it, of the files beside it and of its folder."
+_DAMAGED = "`chatledger verify` says whether the ledger is damaged; views are built anew by `chatledger replay`."
+_FAULT = "Where `chatledger verify` finds nothing, it is a fault of chatledger, or of a projection of your own."
+_STORAGE = {
+    apsw.BusyError: "Another program holds it: end that one, or try again.",
+    apsw.CantOpenError: _PERMISSIONS,
+    apsw.CorruptError: _DAMAGED,
+    apsw.FullError: "Make room on its disk.",
+    apsw.IOError: "See what the system says of its disk.",
+    apsw.NotADBError: _DAMAGED,
+    apsw.PermissionsError: _PERMISSIONS,
+    apsw.ReadOnlyError: _PERMISSIONS,
+}
+"""The errors of SQLite that are the storage's and not ours, each with what to do."""
 
 # What SQLite says of a file that it opens: of the statements that open one, none can be wrong in itself, so that
 # its plain SQLITE_ERROR is about the file too ("unsupported file format").
@@ -197,8 +213,19 @@ def open_ledger_reader(location: Location, settings: Settings) -> Connection:
     except _NO_DATABASE as error:
         raise LedgerDamaged(f"{name} is not an SQLite database, or is damaged; it was left as it is.") from error
     except apsw.ReadOnlyError as error:
+        _check_needs_rollback(error, location.ledger)
         raise UnfinishedTransaction(name) from error
     return connection
+
+
+def _check_needs_rollback(error: apsw.ReadOnlyError, name: str) -> None:
+    """See to it that a journal of the file *name* is the reason, and not a folder that cannot be written.
+
+    Raises:
+        RefusedToStart: it is not.
+    """
+    if getattr(error, "extendedresult", 0) != apsw.SQLITE_READONLY_ROLLBACK:
+        refuse(error, name)
 
 
 def open_foreign(path: Path, settings: Settings) -> Connection:
@@ -209,6 +236,7 @@ def open_foreign(path: Path, settings: Settings) -> Connection:
     except _NO_DATABASE as error:
         raise RefusedToStart(f"{path.name} is not an SQLite database, or is damaged.") from error
     except apsw.ReadOnlyError as error:
+        _check_needs_rollback(error, str(path))
         raise RefusedToStart(
             f"{path.name} has an unfinished transaction; open it with its own program first."
         ) from error
@@ -250,6 +278,16 @@ def open_ledger(location: Location, settings: Settings) -> Connection:
     return connection
 
 
+def look(location: Location, settings: Settings) -> None:
+    """Refuse a file that is no ledger of ours before anything is made beside it, a lock for one.
+
+    Raises:
+        RefusedToStart, LedgerDamaged: as `open_ledger`, which looks again.
+    """
+    if not location.memory and not is_known(location) and _has_content(location.ledger):
+        _look_at_ledger(location, settings)
+
+
 def _look_at_ledger(location: Location, settings: Settings) -> None:
     """Make sure that it is a ledger, and of a schema that we know.
 
@@ -267,8 +305,7 @@ def _look_at_ledger(location: Location, settings: Settings) -> None:
 
 
 def _has_content(name: str) -> bool:
-    path = Path(name)
-    return path.exists() and path.stat().st_size > 0
+    return is_file(name) and Path(name).stat().st_size > 0
 
 
 def _make_ledger(location: Location, settings: Settings) -> None:
@@ -555,18 +592,41 @@ def snapshot(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def storage_failures_named() -> Iterator[None]:
-    """Say in words that the storage fails, where there is no caller to answer but somebody who starts or stops us.
+def storage_failures_named(name: str) -> Iterator[None]:
+    """Say in one line that the storage fails, where there is no caller to answer but somebody who starts or stops us.
+
+    Args:
+        name: The file that it is about, where the error names none: SQLite's never do.
 
     Raises:
         RefusedToStart: instead of what SQLite or the operating system say.
     """
     try:
         yield
-    except (apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
-        raise RefusedToStart(f"The storage fails: {error}.") from error
+    except CommitFailed as error:
+        raise RefusedToStart(
+            f"A commit into {name} failed, and whether it was kept is not known: {error.__cause__}. Look at what is "
+            f"there before you do it again."
+        ) from error
+    except tuple(_STORAGE) as error:
+        refuse(error, name)
     except OSError as error:
-        raise RefusedToStart(f"The storage fails: {error.strerror or error}.") from error
+        failures.refuse(error, name)
+
+
+def refuse(error: SQLError, name: str) -> NoReturn:
+    """Refuse because of what SQLite says of the file *name*.
+
+    Raises:
+        RefusedToStart: always.
+    """
+    kind = apsw.mapping_extended_result_codes.get(getattr(error, "extendedresult", 0))
+    what = f"{error} ({kind})" if kind else str(error)
+    remedy = _STORAGE.get(
+        type(error),
+        "Where `chatledger verify` finds nothing, it is a fault of chatledger or of a projection of your own.",
+    )
+    raise RefusedToStart(f"SQLite cannot use {name}: {what}. {remedy}") from error
 
 
 @contextmanager

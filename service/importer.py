@@ -5,6 +5,7 @@ all, and a second run passes over those that are. Both readers stream: one sessi
 groups of them: the one that is committed, and the next.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,7 @@ from service.group import Committed, Submission
 from service.import_crud import open_crud_store
 from service.import_lines import Found, Rejected, Source, open_lines
 from service.jsontext import same_json
+from service.location import Location
 from service.settings import Settings
 from service.state import NO_TRAITS
 
@@ -61,7 +63,7 @@ def open_source(path: Path, settings: Settings, *, tenant_id: str) -> Source:
     Raises:
         RefusedToStart: it cannot be read, or is an SQLite file without the CRUD store's tables.
     """
-    if path.resolve() == Path(settings.database_path).resolve():
+    if os.path.realpath(path) == Location.of(settings).ledger:
         raise RefusedToStart(f"{path.name} is the ledger itself.")
     try:
         with path.open("rb") as file:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import structlog
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
@@ -20,13 +21,16 @@ from granian.server.embed import Server
 from prometheus_client import CollectorRegistry, start_http_server
 
 from service.api.edge import EdgedLitestar
-from service.errors import RefusedToStart, ServiceFailed
-from service.location import Location
+from service.errors import ChatledgerError, RefusedToStart, ServiceFailed
+from service.location import Location, is_file
 from service.settings import Settings
 from service.threads import call_in_loop
 from service.writer import Writer
 
 log = structlog.get_logger("chatledger")
+
+Announce: TypeAlias = Callable[[str, int | None], None]
+"""Told the URL, and how many events the ledger has: None, if this start has made it."""
 
 LISTEN_PAUSE_S = 0.005
 
@@ -199,20 +203,25 @@ def refusals_named() -> Iterator[None]:
     """Have a refusal arrive as itself: Litestar's task group wraps what its lifespan raises.
 
     Raises:
-        RefusedToStart: instead of the group that has it.
+        ChatledgerError: instead of the group that has it; or its only exception, whatever that is.
     """
     try:
         yield
     except BaseExceptionGroup as group:
-        refusal, _others = group.split(RefusedToStart)
-        if refusal is None:
+        found = list(_leaves(group))
+        refusals = [error for error in found if isinstance(error, ChatledgerError)]
+        if not refusals and len(found) > 1:
             raise
-        raise _first(refusal) from None
+        first = (refusals or found)[0]
+        raise first from first.__cause__
 
 
-def _first(group: BaseExceptionGroup[RefusedToStart]) -> RefusedToStart:
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def joined(address: str, port: int) -> str:
@@ -221,8 +230,12 @@ def joined(address: str, port: int) -> str:
 
 
 def has_ledger(settings: Settings) -> bool:
-    """Whether the ledger is there already."""
-    return Path(Location.of(settings).ledger).is_file()
+    """Whether the ledger is there already.
+
+    Raises:
+        RefusedToStart: something else has its name, or the system does not say.
+    """
+    return not settings.in_memory and is_file(Location.of(settings).ledger)
 
 
 def check_exposure(settings: Settings, address: str, *, is_open: bool) -> None:

@@ -1,10 +1,12 @@
 """Where a ledger lies: the names of its files, who may write to them, and how a finished file gets its name."""
 
+import errno
 import fcntl
 import glob
 import itertools
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from service import failures
 from service.errors import LedgerLocked, RefusedToStart
 from service.settings import Settings
 
@@ -33,6 +36,11 @@ NETWORK_FILESYSTEMS = frozenset(
     }
 )
 
+NAME_BYTES_MAX = 200
+"""Of the ledger's file: the names of the files beside it are made of its own, and end at 255 bytes as a rule."""
+PATH_BYTES_MAX = 450
+"""Of the ledger's path: SQLite opens no path of more than 512 bytes (MAX_PATHNAME in its os_unix.c)."""
+
 ORPHANS_WAIT_S = 15.0
 """How long to wait for workers whose supervisor was killed: they are about to end."""
 ORPHANS_PAUSE_S = 0.02
@@ -52,10 +60,14 @@ class Location(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, settings: Settings) -> "Location":
-        """The location that *settings* name. Each call for `:memory:` is a new one."""
+        """The location that *settings* name. Each call for `:memory:` is a new one.
+
+        Raises:
+            RefusedToStart: no file can have this name.
+        """
         if settings.in_memory:
             return cls(f"/chatledger-{os.getpid()}-{next(_memory_names)}", memory=True)
-        return cls(os.path.realpath(settings.database_path), memory=False)
+        return cls(_absolute(settings.database_path), memory=False)
 
     @property
     def folder(self) -> Path:
@@ -67,7 +79,10 @@ class Location(msgspec.Struct, frozen=True):
         if self.memory:
             return
         missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:  # a file has the name of a folder
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
         for made in missing:
             sync_folder(made.parent)
 
@@ -96,6 +111,63 @@ class Location(msgspec.Struct, frozen=True):
         pattern = re.compile(re.escape(Path(self.ledger).name) + r"\.views\.(\d{6})\.db")
         found = (pattern.fullmatch(path.name) for path in self.folder.iterdir())
         return sorted(int(match[1]) for match in found if match)
+
+
+def _absolute(path: str) -> str:
+    """The path without links, if it is one that both the system and SQLite can open.
+
+    Raises:
+        RefusedToStart: it is not.
+    """
+    check_encoding(path)
+    try:
+        found = os.path.realpath(path)
+    except OSError as error:  # the working directory is gone
+        failures.refuse(error, path)
+    check_encoding(found)
+    encoded = found.encode()
+    if len(encoded) > PATH_BYTES_MAX or len(Path(found).name.encode()) > NAME_BYTES_MAX:
+        shown = failures.shortened(path)
+        raise RefusedToStart(
+            f"The path {shown} is too long: the name of a ledger has at most {NAME_BYTES_MAX} bytes, and its whole "
+            f"path at most {PATH_BYTES_MAX}."
+        )
+    return found
+
+
+def check_encoding(path: str) -> None:
+    """See to it that the system gets the same name for a file as SQLite, which always takes UTF-8.
+
+    Raises:
+        RefusedToStart: it would not, as in a locale that is not UTF-8.
+    """
+    try:
+        if os.fsencode(path) == path.encode():
+            return
+    except UnicodeEncodeError:
+        pass
+    raise RefusedToStart(
+        f"The path {failures.shortened(path)} is not UTF-8, as SQLite needs it: rename it, or set PYTHONUTF8=1."
+    )
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file of that name.
+
+    Raises:
+        RefusedToStart: something else has the name, or the system does not say.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        failures.refuse(error, path)
+    if stat.S_ISDIR(mode):
+        raise RefusedToStart(f"{path} is a folder: name a file, such as {Path(path, 'ledger.db')}.")
+    if not stat.S_ISREG(mode):
+        raise RefusedToStart(f"{path} is no regular file: name another one.")
+    return True
 
 
 def filesystem_of(path: Path, mountinfo: str) -> str:
@@ -141,14 +213,45 @@ def exclusive(location: Location) -> Iterator[int | None]:
     if location.memory:
         yield None
         return
-    descriptor = os.open(_lock_name(location), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor, is_new = _locked(location)
     try:
-        _lock(descriptor, location)
         os.ftruncate(descriptor, 0)  # what the one before has noted
         os.pwrite(descriptor, msgspec.json.encode(_Holder(os.getpid())), 0)
         yield descriptor
+    except BaseException:
+        # A refusal leaves nothing where no ledger is. Whoever gets this lock next looks whether it still has its name.
+        if is_new and not os.path.lexists(location.ledger):
+            Path(_lock_name(location)).unlink(missing_ok=True)
+        raise
     finally:
         os.close(descriptor)
+
+
+def _locked(location: Location) -> tuple[int, bool]:
+    """The descriptor of the lock's file, which is held, and whether it was made for it.
+
+    Raises:
+        LedgerLocked: another process holds it.
+    """
+    name = _lock_name(location)
+    while True:
+        is_new = not os.path.lexists(name)
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _lock(descriptor, location)
+            if _has_name(descriptor, name):
+                return descriptor, is_new
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # whoever made it has removed it meanwhile
+
+
+def _has_name(descriptor: int, name: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), Path(name).stat())
+    except FileNotFoundError:
+        return False
 
 
 class _Holder(msgspec.Struct, frozen=True):
@@ -209,6 +312,11 @@ def noted_address(location: Location) -> Address | None:
         return None
 
 
+def is_known(location: Location) -> bool:
+    """Whether a command or a server has worked on this ledger before: it has left the lock's file."""
+    return os.path.lexists(_lock_name(location))
+
+
 def _lock_name(location: Location) -> str:
     return location.ledger + ".lock"
 
@@ -235,7 +343,7 @@ def unfinished(name: str) -> Iterator[str]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RefusedToStart(f"{making} is being written by another process.") from None
-        if not os.path.lexists(making) or not os.path.samestat(os.fstat(descriptor), Path(making).stat()):
+        if not _has_name(descriptor, making):
             raise RefusedToStart(f"{name} was finished by another process just now.")
         os.fchmod(descriptor, 0o600)
         os.ftruncate(descriptor, 0)

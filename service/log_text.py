@@ -11,6 +11,8 @@ from typing import Any
 
 import structlog
 
+from service.terminal import visible
+
 _RESET, _DIM, _BOLD = "\x1b[0m", "\x1b[2m", "\x1b[1m"
 _RED, _GREEN, _YELLOW, _CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
 _LEVELS = {"warning": _YELLOW, "error": _RED, "critical": _RED}
@@ -90,11 +92,8 @@ def _now() -> str:
 
 
 def _printable(value: object) -> str:
-    """As a terminal may be given it: a control sequence in a text of somebody else's stays a text."""
-    text = value if isinstance(value, str) else str(value)
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    """As a terminal may be given it."""
+    return visible(value if isinstance(value, str) else str(value))
 
 
 def renderer(descriptor: int, environment: Mapping[str, str]) -> structlog.typing.Processor:

@@ -1,18 +1,19 @@
 """Work on a ledger's files without a server: what the commands of the command line share."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from projections.build import Progress
 from projections.views import Views
-from service import database, erasure, ledger
-from service.committer import Committer, hold
+from service import __version__, database, erasure, ledger
+from service.clock import now_us
+from service.committer import Committer, hold, read_keys
 from service.database import Connection
 from service.errors import LedgerLocked, RefusedToStart
-from service.location import Address, Location, exclusive, noted_address
+from service.location import Address, Location, exclusive, is_file, noted_address
 from service.settings import Settings
 
 
@@ -89,65 +90,88 @@ def open_live(views: Views, location: Location, settings: Settings) -> Connectio
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What `chatledger status` shows. Sizes are in bytes with their write-ahead logs."""
+    """What `chatledger status` shows. Sizes are in bytes with their write-ahead logs.
 
+    What is counted in the views is None where there are none. `keys` are those that are good now, `url` is that of the
+    server that has the ledger.
+    """
+
+    version: str
     ledger: str
     ledger_id: str
     events: int
-    sessions: int
-    messages: int
+    sessions: int | None
+    messages: int | None
+    keys: int
     ledger_bytes: int
     views: str
     views_position: int | None
     views_lag_events: int | None
     views_bytes: int
     in_use: bool
+    url: str | None
 
 
 def status_of(settings: Settings) -> Status:
     """Look at the files and change nothing.
 
     Raises:
-        RefusedToStart: there is no ledger.
+        RefusedToStart: there is no ledger, or it or its views cannot be read.
     """
     location = existing(settings)
     views = Views(location, settings)
-    ledger_db = database.open_ledger_reader(location, settings)
-    head = ledger.head(ledger_db).position
-    sessions = messages = 0
-    reached = None
-    if views.generation:
-        db = open_live(views, location, settings)
-        reached = int(db.execute("SELECT position FROM views").get)
-        sessions = int(db.execute("SELECT count(*) FROM live_sessions").get)
-        messages = int(db.execute("SELECT coalesce(sum(message_count), 0) FROM live_sessions").get)
-        db.close()
-    status = Status(
-        ledger=location.ledger,
-        ledger_id=ledger.identity(ledger_db),
-        events=head,
-        sessions=sessions,
-        messages=messages,
-        ledger_bytes=_size(location.ledger),
-        views=views.name if views.generation else "",
-        views_position=reached,
-        views_lag_events=None if reached is None else head - reached,
-        views_bytes=_size(views.name) if views.generation else 0,
-        in_use=_in_use(location),
-    )
-    ledger_db.close()
-    return status
+    with closing(database.open_ledger_reader(location, settings)) as ledger_db:
+        head = ledger.head(ledger_db).position
+        sessions = messages = reached = None
+        if views.generation:
+            reached, sessions, messages = _counted(views, location, settings)
+        in_use = _in_use(location)
+        server = noted_address(location) if in_use else None
+        return Status(
+            version=__version__,
+            ledger=location.ledger,
+            ledger_id=ledger.identity(ledger_db),
+            events=head,
+            sessions=sessions,
+            messages=messages,
+            keys=sum(key.is_active(now_us()) for key in read_keys(ledger_db).keys.values()),
+            ledger_bytes=_size(location.ledger),
+            views=views.name if views.generation else "",
+            views_position=reached,
+            views_lag_events=None if reached is None else head - reached,
+            views_bytes=_size(views.name) if views.generation else 0,
+            in_use=in_use,
+            url=None if server is None else server.url,
+        )
+
+
+def _counted(views: Views, location: Location, settings: Settings) -> tuple[int, int, int]:
+    """The position that the live views have reached, and the sessions and messages that readers see in them.
+
+    Raises:
+        RefusedToStart: they cannot be read.
+    """
+    try:
+        with closing(open_live(views, location, settings)) as db:
+            reached = int(db.execute("SELECT position FROM views").get)
+            sessions = int(db.execute("SELECT count(*) FROM live_sessions").get)
+            messages = int(db.execute("SELECT coalesce(sum(message_count), 0) FROM live_sessions").get)
+    except database.SQLError as error:
+        database.refuse(error, views.name)
+    return reached, sessions, messages
 
 
 def existing(settings: Settings) -> Location:
     """The location of a ledger that is there.
 
     Raises:
-        RefusedToStart: it is not.
+        RefusedToStart: it is not, or the system does not say.
     """
     location = _in_files(settings)
-    if not Path(location.ledger).is_file():
+    if not is_file(location.ledger):
         raise RefusedToStart(f"There is no ledger at {settings.database_path}.")
+    if not Path(location.ledger).stat().st_size:
+        raise RefusedToStart(f"There is no ledger at {settings.database_path}: the file is empty.")
     return location
 
 

@@ -32,7 +32,7 @@ class Progress:
                 desc=self._what,
                 total=self._total,
                 unit="B" if self._bytes else f" {self._unit}",
-                unit_scale=True,
+                unit_scale=self._bytes,  # things are counted in whole numbers
                 file=sys.stderr,
             )
         return self

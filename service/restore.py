@@ -7,13 +7,22 @@ from typing import Any
 
 import msgspec
 
-from service import backup, database, erasure, erasure_list, ledger, offline, tree
+from service import backup, database, erasure, erasure_list, failures, ledger, offline, tree
 from service.clock import now_us
 from service.committer import hold
 from service.database import Connection
 from service.errors import LedgerDamaged, LedgerLocked, RefusedToStart
 from service.events import MESSAGE_ERASED, SESSION_ERASED, Event, EventData, MessageErased, decode_payload, type_of
-from service.location import Location, check_filesystem, exclusive, put_in_place, remove, sync_folder
+from service.location import (
+    Location,
+    check_encoding,
+    check_filesystem,
+    exclusive,
+    is_file,
+    put_in_place,
+    remove,
+    sync_folder,
+)
 from service.merkle import Frontier
 from service.settings import Settings
 
@@ -84,18 +93,17 @@ def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int 
     location = Location.of(settings)
     database.check_sqlite()
     check_filesystem(location, settings)
-    if not source.is_file():
-        raise RefusedToStart(f"There is no backup at {source}.")
+    _look(location, settings, source, to_position)
     try:
         location.make_folder()
         with exclusive(location):
             found = _restore(location, settings, source, steps, to_position)
     except OSError as error:
-        raise RefusedToStart(f"{settings.database_path} cannot be written: {error.strerror}.") from error
+        failures.refuse(error, location.ledger)
     except database.SQLError as error:
         if database.is_damage(error):
             raise LedgerDamaged(f"{source.name} is not an SQLite database, or is damaged.") from error
-        raise RefusedToStart(f"{settings.database_path} cannot be written: {error}.") from error
+        database.refuse(error, location.ledger)
     try:
         with offline.writing(settings, views_progress=steps.viewed):
             pass
@@ -104,9 +112,33 @@ def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int 
     return found
 
 
-def _restore(location: Location, settings: Settings, source: Path, steps: Steps, to_position: int | None) -> Frontier:
-    if Path(location.ledger).exists() and Path(location.ledger).stat().st_size:
+def _look(location: Location, settings: Settings, source: Path, to_position: int | None) -> None:
+    """Refuse before anything is made: a refusal leaves no folder and no lock.
+
+    Raises:
+        RefusedToStart: there is a ledger already, *source* is none, or it does not reach that position.
+    """
+    _check_free(location, settings)
+    check_encoding(str(source))
+    if not is_file(str(source)):
+        raise RefusedToStart(f"There is no backup at {source}.")
+    with closing(database.open_ledger_reader(Location(str(source), memory=False), settings)) as connection:
+        _check_position(connection, to_position)
+
+
+def _check_free(location: Location, settings: Settings) -> None:
+    if is_file(location.ledger) and Path(location.ledger).stat().st_size:
         raise RefusedToStart(f"There is a ledger at {settings.database_path}; it was left as it is.")
+
+
+def _check_position(source: Connection, position: int | None) -> None:
+    newest = ledger.head(source).position
+    if position is not None and not 0 < position <= newest:
+        raise RefusedToStart(f"The backup has positions 1 to {newest}, and no {position}.")
+
+
+def _restore(location: Location, settings: Settings, source: Path, steps: Steps, to_position: int | None) -> Frontier:
+    _check_free(location, settings)
     name, listed = location.ledger + ".new", Path(location.ledger + erasure.LIST)
     erasures = _listed(listed)
     _remove_all(name)
@@ -188,9 +220,7 @@ def _copy_to(source: Connection, name: str, settings: Settings, position: int, o
 
     Events cannot be deleted (rule 2), so the later ones are left out rather than taken out of a copy.
     """
-    newest = ledger.head(source).position
-    if not 0 < position <= newest:
-        raise RefusedToStart(f"The backup has positions 1 to {newest}, and no {position}.")
+    _check_position(source, position)
     identity = source.execute(_IDENTITY).fetchone()
     with closing(database.open_unfinished(name, settings, identity=identity)) as target:
         database.attach_source(target, source)

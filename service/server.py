@@ -7,7 +7,6 @@ they see to it that they end with it (docs/decisions/0018-workers.md).
 
 import asyncio
 import logging
-from collections.abc import Callable
 
 import structlog
 import uvloop
@@ -15,6 +14,7 @@ import uvloop
 from service.app import create_app
 from service.garbage import calm_garbage_collector
 from service.listening import (
+    Announce,
     check_exposure,
     check_lived,
     claim_address,
@@ -36,8 +36,8 @@ from service.tls import own_certificate
 log = structlog.get_logger("chatledger")
 
 
-def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; *announce* is called with the URL once requests are accepted.
+def serve(settings: Settings, *, announce: Announce) -> None:
+    """Serve until SIGTERM or SIGINT; *announce* is called once requests are accepted.
 
     Raises:
         RefusedToStart: the address, the settings or the ledger are not as they must be.
@@ -51,13 +51,14 @@ def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         runner.run(_serve(settings, announce))
 
 
-async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
+async def _serve(settings: Settings, announce: Announce) -> None:
     note_signals()
     address, port = claim_address(settings)
     app = create_app(settings)
     logging.getLogger("_granian").setLevel(logging.ERROR)  # no warning at each start; errors still show
     # A ledger that is not there has no keys: refused before it is made.
-    check_exposure(settings, address, is_open=not settings.jwks and not has_ledger(settings))
+    is_there = has_ledger(settings)
+    check_exposure(settings, address, is_open=not settings.jwks and not is_there)
     async with app.lifespan():
         services = app.services
         check_exposure(settings, address, is_open=services.doors.is_open)
@@ -67,7 +68,7 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
         def announced() -> None:
             note_address(Location.of(settings), noted)
-            announce(url)
+            announce(url, services.views.position if is_there else None)
 
         with metrics_port(settings, address, services.registry):
             calm_garbage_collector()

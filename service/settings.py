@@ -7,18 +7,22 @@ and a test compares the two lists.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
-from dotenv import dotenv_values
 from msgspec import Meta
 
+from service import variables
 from service.errors import SettingsError
 
 MEMORY = ":memory:"
-PREFIX = "CHATLEDGER_"
+DOTENV = Path(".env")
+"""In the working directory."""
 
-Positive = Annotated[int, Meta(ge=1)]
+Positive = Annotated[int, Meta(ge=1, le=2**40)]
+Rate = Annotated[int, Meta(ge=0, le=2**40)]
+Milliseconds = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+"""What goes to SQLite and to the system as a C int: 24 days."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The claim of a user token that names the user."""
     jwt_leeway_s: Annotated[int, Meta(ge=0, le=120)] = 30
     """How far the identity provider's clock may be off, in seconds."""
-    jwks_cache_s: Annotated[int, Meta(ge=10)] = 300
+    jwks_cache_s: Annotated[int, Meta(ge=10, le=2**31 - 1)] = 300
     """How long fetched keys are used before they are fetched again, in seconds."""
 
     tls_certificate: str = ""
@@ -75,15 +79,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     connections_max: Positive = 4096
     """The most connections at a time; further ones wait to be taken. Fewer, where the system allows fewer files."""
-    header_timeout_ms: Annotated[int, Meta(ge=100)] = 10_000
+    header_timeout_ms: Annotated[int, Meta(ge=100, le=2**31 - 1)] = 10_000
     """How long a client may take to send a request's head; beyond it the connection is closed."""
-    body_timeout_ms: Annotated[int, Meta(ge=100)] = 30_000
+    body_timeout_ms: Annotated[int, Meta(ge=100, le=2**31 - 1)] = 30_000
     """How long a client may take to send a request's body; beyond it 408."""
-    key_requests_per_s: Annotated[int, Meta(ge=0)] = 0
+    key_requests_per_s: Rate = 0
     """The most requests a second of one key or one user, sustained; beyond it 429. 0: no limit."""
-    tenant_requests_per_s: Annotated[int, Meta(ge=0)] = 0
+    tenant_requests_per_s: Rate = 0
     """The most requests a second of one tenant, sustained; beyond it 429. 0: no limit."""
-    tenant_bytes_per_day: Annotated[int, Meta(ge=0)] = 0
+    tenant_bytes_per_day: Rate = 0
     """The most bytes of request bodies a day of one tenant; beyond it 429. 0: no limit."""
 
     keys_max: Positive = 1000
@@ -118,17 +122,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The number of read-only connections."""
     queue_reads_max: Positive = 1024
     """The most reads that run or wait for a reader; beyond it 503."""
-    read_timeout_ms: Positive = 5000
+    read_timeout_ms: Milliseconds = 5000
     """The longest time that one read may take in SQLite; beyond it 503."""
-    busy_timeout_ms: Positive = 5000
+    busy_timeout_ms: Milliseconds = 5000
     """How long a connection waits for another one's lock."""
-    wal_checkpoint_pages: Positive = 4000
+    wal_checkpoint_pages: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 4000
     """Pages written to the write-ahead logs at which they are copied back into their databases."""
-    idempotency_days: Annotated[int, Meta(ge=7)] = 30
+    idempotency_days: Annotated[int, Meta(ge=7, le=36_500)] = 30
     """How long an Idempotency-Key is remembered, in days; the contract's floor is 7."""
     scrub_s: Positive = 3600
     """Within how long after an erasure the views are built anew without what copies of it their file may have, in s."""
-    shutdown_timeout_ms: Positive = 10_000
+    shutdown_timeout_ms: Milliseconds = 10_000
     """How long a stop waits for answers that are under way."""
     import_line_bytes_max: Positive = 256 * 1024 * 1024
     """The longest line of an import file, in bytes: one session, held in memory whole."""
@@ -141,29 +145,60 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def variable_of(field: str) -> str:
     """The name of the environment variable that sets *field*."""
-    return "DATABASE_PATH" if field == "database_path" else PREFIX + field.upper()
+    return "DATABASE_PATH" if field == "database_path" else variables.PREFIX + field.upper()
 
 
-def load_settings(environment: Mapping[str, str] | None = None, *, dotenv: Path = Path(".env")) -> Settings:
+class Setting(msgspec.Struct, frozen=True):
+    """One setting as it is: its variable, its value, and the place of that: nothing for the default."""
+
+    variable: str
+    value: Any
+    place: str
+
+
+def load_settings(environment: Mapping[str, str] | None = None, *, dotenv: Path = DOTENV) -> Settings:
     """Read the settings from *environment* (the process's by default) over the file *dotenv*, if it exists.
 
     Raises:
-        SettingsError: a variable has a wrong value, or one behind our prefix is unknown (a typing error
-            would otherwise go unnoticed).
+        SettingsError: a variable has a wrong value, or one that was meant for us is unknown (a typing error would
+            otherwise go unnoticed).
     """
-    found: dict[str, str | None] = dict(dotenv_values(dotenv)) if dotenv.is_file() else {}
-    found.update(os.environ if environment is None else environment)
+    return Settings(**{name: found.value for name, found in read_settings(environment, dotenv=dotenv).items()})
+
+
+def read_settings(environment: Mapping[str, str] | None = None, *, dotenv: Path = DOTENV) -> dict[str, Setting]:
+    """All settings by their fields, each with the place that its value is from; as `load_settings`."""
     fields = {variable_of(field.name): field for field in msgspec.structs.fields(Settings)}
-    for name in found:
-        if name.startswith(PREFIX) and name not in fields:
-            raise SettingsError(f"{name} is not a setting of chatledger; see docs/operations.md.")
-    values: dict[str, object] = {}
-    for name, field in fields.items():
-        text = found.get(name)
-        if text is None or text == "":
-            continue
-        try:
-            values[field.name] = msgspec.convert(text, field.type, strict=False)
-        except msgspec.ValidationError as error:
-            raise SettingsError(f"{name}={text!r} is not valid: {error}.") from error
-    return Settings(**values)  # type: ignore[arg-type]  # each was converted to its field's type
+    found = variables.find(fields, os.environ if environment is None else environment, dotenv)
+    settings = {}
+    for variable, field in fields.items():
+        if (entry := found.get(variable)) is None:
+            settings[field.name] = Setting(variable, field.default, "")
+        else:
+            value = _value(entry.named(variable), entry.text, field.type)
+            settings[field.name] = Setting(variable, value, entry.place or "environment")
+    return settings
+
+
+def _value(name: str, text: str, kind: Any) -> Any:
+    """*text* as the setting's type.
+
+    Raises:
+        SettingsError: it is none; the message says what is.
+    """
+    if "\0" in text:
+        raise SettingsError(f"{name} has a NUL character.")
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{name}={text!r} is not valid: expected {expected(kind)}.") from error
+
+
+def expected(kind: Any) -> str:
+    """The values that a setting of this type may have, in words."""
+    found = msgspec.inspect.type_info(kind)
+    if isinstance(found, msgspec.inspect.LiteralType):
+        return f"one of {', '.join(get_args(kind))}"
+    if isinstance(found, msgspec.inspect.IntType):
+        return f"a whole number from {found.ge} to {found.le}"
+    return "true or false" if isinstance(found, msgspec.inspect.BoolType) else "a text"

@@ -15,6 +15,7 @@ import select
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from service import failures
 from service.errors import OutputFailed
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def prepare() -> None:
 
 
 def check_output() -> None:
-    """Look whether standard output takes what is written, before something that is shown there only, or on the way.
+    """Write out what is left, and look whether it is taken: before what is shown only there, or on the way.
 
     Raises:
         OutputFailed: it does not.
@@ -85,16 +86,19 @@ def finish() -> None:
     Raises:
         OutputFailed: some of its output is lost.
     """
-    sys.stdout.flush()
     stream = _Streams.stdout
     if stream is not None:
         _check(stream)
 
 
 def _check(stream: _Passing) -> None:
+    sys.stdout.flush()
     error = stream.failure
-    if error is not None:
-        raise OutputFailed(f"Standard output cannot be written: {error.strerror or error}.", error=error)
+    if error is None:
+        return
+    if error.errno == errno.EBADF:
+        raise OutputFailed("Standard output is closed: there is nowhere to write to.", error=error)
+    raise OutputFailed(f"Standard output cannot be written: {failures.reason_of(error)}.", error=error)
 
 
 def _open(number: int) -> None:

@@ -25,7 +25,7 @@ from service.board import Board
 from service.channel import Ask, Channel, Orders, Ready, Refused, Report, Scrape, Scraped, Stop
 from service.committer import opened
 from service.errors import RefusedToStart, WorkerRefused
-from service.listening import check_exposure, has_ledger, joined, kept_address, metrics_port
+from service.listening import Announce, check_exposure, has_ledger, joined, kept_address, metrics_port
 from service.location import Address, Location, exclusive, note_address
 from service.log import dropped
 from service.metrics import LOG_LINES_DROPPED, Family, Reading
@@ -53,8 +53,8 @@ END_TIMEOUT_S = 10.0
 """How long a worker may take to close its files behind the last answer; then it is killed, as a crash would."""
 
 
-def supervise(settings: Settings, *, announce: Callable[[str], None]) -> None:
-    """Serve with several workers until SIGTERM or SIGINT; *announce* is called with the URL once all accept requests.
+def supervise(settings: Settings, *, announce: Announce) -> None:
+    """Serve with several workers until SIGTERM or SIGINT; *announce* is called once all accept requests.
 
     Raises:
         RefusedToStart: the address, the settings or the ledger are not as they must be, or the workers do not live.
@@ -65,16 +65,20 @@ def supervise(settings: Settings, *, announce: Callable[[str], None]) -> None:
     parse_origins(settings.cors_origins)
     location = Location.of(settings)
     with kept_address(settings) as (address, port):
-        check_exposure(settings, address, is_open=not settings.jwks and not has_ledger(settings))
+        is_there = has_ledger(settings)
+        check_exposure(settings, address, is_open=not settings.jwks and not is_there)
         with _prepared(location, settings, address) as (board, lock):
-            asyncio.run(_Supervisor(settings, location, board, lock, address, port).run(announce))
+            events = board.position if is_there else None
+            supervisor = _Supervisor(settings, location, board, lock, address, port)
+            asyncio.run(supervisor.run(lambda url: announce(url, events)))
 
 
 @contextmanager
 def _prepared(location: Location, settings: Settings, address: str) -> Iterator[tuple[Board, int]]:
     """Hold the ledger, with all done that is done once: a board for the workers, and the lock's descriptor."""
     with contextlib.ExitStack() as stack:
-        with database.storage_failures_named():
+        with database.storage_failures_named(location.ledger):
+            database.look(location, settings)
             location.make_folder()
             lock = stack.enter_context(exclusive(location))
             with opened(location, settings) as committer:

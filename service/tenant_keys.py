@@ -46,10 +46,11 @@ def key_created(text: str, given: NewKey) -> KeyCreated:
         raise InvalidRequest(f"A tenant is {ID_RULE}.", field="$.tenant_id")
     if tenant_id is not None and not scopes:
         raise InvalidRequest(f"Expected at least one scope of {', '.join(allowed)}.", field="$.scopes")
+    if scopes and not allowed:
+        raise InvalidRequest("An operator's key has no scopes.", field="$.scopes")
     for scope in scopes:
         if scope not in allowed:
-            expected = f"Expected scopes of {', '.join(allowed)}." if allowed else "An operator's key has no scopes."
-            raise InvalidRequest(expected, field="$.scopes")
+            raise InvalidRequest(f"{scope!r:.50} is none of the scopes {', '.join(allowed)}.", field="$.scopes")
     if name is not None and (not 1 <= len(name) <= NAME_CHARACTERS_MAX or not name.isprintable()):
         raise InvalidRequest(f"Expected 1 to {NAME_CHARACTERS_MAX} printable characters.", field="$.name")
     if given.expires_at_us is not None and given.expires_at_us <= now_us():

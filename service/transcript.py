@@ -2,7 +2,8 @@
 
 Whatever a conversation contains stays inside its block: its fence is longer than any run of backticks in it
 (https://spec.commonmark.org/0.31.2/#fenced-code-blocks). So a message can neither look like a heading, nor like another
-message, nor reach a renderer as HTML.
+message, nor reach a renderer as HTML. Controls are shown as escapes (`service/terminal.py`), because people read it in
+terminals too.
 """
 
 import re
@@ -16,6 +17,7 @@ from service.clock import format_us
 from service.database import Connection
 from service.documents import MessageDocument
 from service.state import SessionState
+from service.terminal import visible, visible_json
 
 _PAGE = 200
 _FENCE_MIN = 3
@@ -110,14 +112,15 @@ def _pretty(value: Raw) -> str:
 
 
 def fenced(text: str, language: str) -> str:
-    """*text* in a block that nothing in it can end."""
+    """*text* in a block that nothing in it can end. JSON has its own escapes for controls, and says the same."""
+    text = visible_json(text) if language == "json" else visible(text.replace("\r\n", "\n"), keep="\n\t")
     fence = "`" * max(_FENCE_MIN, _longest_run(text) + 1)
     return f"{fence}{language}\n{text}\n{fence}\n"
 
 
 def code(text: str) -> str:
     """*text* as code within a line."""
-    line = " ".join(text.split())
+    line = visible(" ".join(text.split()))
     if not line:
         return "(empty)"
     ticks = "`" * (_longest_run(line) + 1)
@@ -126,7 +129,7 @@ def code(text: str) -> str:
 
 def inline(text: str) -> str:
     """*text* within a line, with nothing in it that means something in Markdown."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", visible(" ".join(text.split())))
 
 
 def _longest_run(text: str) -> int:

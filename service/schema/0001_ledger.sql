@@ -1,4 +1,4 @@
--- The ledger of design.md: streams, events, their guards, and the memory of Idempotency-Keys.
+-- The ledger: streams, events, their guards, and the memory of Idempotency-Keys.
 
 CREATE TABLE ledger (
   only_row   INTEGER PRIMARY KEY CHECK (only_row = 1),

@@ -150,11 +150,14 @@ def test_a_log_whose_reader_sleeps_holds_nobody_up_and_says_later_what_was_lost(
 def test_an_export_to_a_closed_or_full_output_says_so_in_one_line(tmp_path: Path) -> None:
     """It has nothing but its output: exit code 1, no traceback (F22, F24)."""
     succeed("import", "--database", "ledger.db", write_lines(tmp_path / "a.jsonl", SESSIONS), cwd=tmp_path)
-    for redirection, why in ((">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")):
+    for redirection, why in (
+        (">&-", "is closed: there is nowhere to write to"),
+        (">/dev/full", "cannot be written: no space left on device"),
+    ):
         for command in ("export", "status"):
             done = run(cwd=tmp_path, command=redirected(redirection, command, "--database", "ledger.db"))
             last = done.stderr.splitlines()[-1]
-            assert (done.returncode, last) == (1, f"chatledger: Standard output cannot be written: {why}.")
+            assert (done.returncode, last) == (1, f"chatledger: Standard output {why}.")
             assert "Traceback" not in done.stderr
 
 
@@ -175,7 +178,7 @@ def test_an_import_whose_answer_cannot_be_written_is_done_and_says_so(tmp_path: 
     lines = write_lines(tmp_path / "a.jsonl", SESSIONS)
     done = run(cwd=tmp_path, command=redirected(">/dev/full", "import", "--database", "ledger.db", lines))
     assert done.returncode == 1
-    assert done.stderr.endswith("chatledger: Standard output cannot be written: No space left on device.\n")
+    assert done.stderr.endswith("chatledger: Standard output cannot be written: no space left on device.\n")
     assert len(exported(tmp_path / "ledger.db")) == 30
 
 
@@ -197,7 +200,7 @@ def test_an_erasure_goes_on_when_nobody_reads_what_it_says(tmp_path: Path) -> No
 def test_no_key_is_made_whose_text_nobody_can_see(tmp_path: Path) -> None:
     """It is shown once: with a closed output there would be a key that nobody has."""
     done = run(cwd=tmp_path, command=redirected(">&-", "key", "create", "--operator", "--database", "ledger.db"))
-    assert (done.returncode, "Standard output cannot be written" in done.stderr) == (1, True)
+    assert (done.returncode, "Standard output is closed" in done.stderr) == (1, True)
     assert not (tmp_path / "ledger.db").exists()
 
 

@@ -92,7 +92,7 @@ def main() -> None:
     settings = msgspec.convert(given, Settings)
     log.set_up(settings.log_level)
     with patch.object(server, "create_app", {"chatledger": _chatledger, "bare": _bare}[kind]):
-        server.serve(settings, announce=lambda url: print(url, flush=True))  # noqa: T201
+        server.serve(settings, announce=lambda url, _events: print(url, flush=True))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def test_a_name_that_is_taken_is_refused(folder: Path, tmp_path: Path, taken: st
 def test_a_folder_that_is_not_there_is_refused(folder: Path, tmp_path: Path) -> None:
     """A backup goes where its operator says, or nowhere."""
     said = refuse("backup", "--database", folder / "ledger.db", "nowhere/b.db", cwd=tmp_path)
-    assert "nowhere/b.db cannot be written" in said
+    assert "Cannot use nowhere/b.db: no such file or directory." in said
 
 
 def test_a_damaged_ledger_gives_no_backup(folder: Path, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_damaged_backup_is_not_put_in_place(folder: Path, tmp_path: Path) -> N
     place = content.index(b"secret of s5.")
     (tmp_path / "b.db").write_bytes(content[:place] + b"S" + content[place + 1 :])
     assert "does not match its leaf" in refuse_late("restore", "--database", "ledger.db", "b.db", cwd=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"b.db", "ledger.db.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"b.db"}
 
 
 def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:

@@ -235,13 +235,14 @@ def test_status_counts_what_is_there(folder: Path) -> None:
 
 
 def test_status_for_people_has_the_same_numbers(folder: Path) -> None:
-    """One line for each."""
+    """One line for each; yes and no, and a dash where there is nothing to tell."""
+    shown = {"True": "yes", "False": "no", "None": "-"}
     found = status(folder / "ledger.db")
     lines = succeed("status", "--database", "ledger.db", cwd=folder).splitlines()
     assert len(lines) == len(found)
     for (name, value), line in zip(found.items(), lines, strict=True):
         assert line.startswith(name.replace("_", " "))
-        assert line.replace(",", "").endswith(str(value))
+        assert line.replace(",", "").endswith(" " + shown.get(str(value), str(value)))
 
 
 def test_status_changes_nothing(folder: Path, tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def test_a_key_is_made_listed_and_revoked(folder: Path) -> None:
     assert listed(folder, "--tenant", "acme") == [second]
     assert listed(folder, "--tenant", "other") == []
     table = succeed("key", "list", *DATABASE, cwd=folder)
-    assert re.search(rf"^{id_of(key)}  acme  read,write  active  never used  web frontend$", table, re.MULTILINE)
+    assert table.splitlines()[0].split("  ")[0] == "id"
+    assert re.search(rf"^{id_of(key)}  acme +read,write +active +never +web frontend$", table, re.MULTILINE)
     assert re.search(rf"^{id_of(operators)}  \(operator\)  ", table, re.MULTILINE)
     for text in (operators, key):
         assert text[17:] not in table + json.dumps([first, second])

@@ -17,26 +17,31 @@ OFFLINE = ("Import and export", "A projection of your own")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder as a reader has it: the samples, and the example of a projection."""
+    """A folder as a reader has it: the samples, and the example of a projection, saved where the page says."""
     shutil.copytree(ROOT / "data/samples", tmp_path / "data/samples")
-    shutil.copy(ROOT / "tests/support/example_projection.py", tmp_path / "roles.py")
+    shutil.copy(ROOT / "tests/support/example_projection.py", tmp_path / "data/roles.py")
     return tmp_path
 
 
-def test_the_curl_commands_answer_as_shown(folder: Path) -> None:
-    """Each command of the first screen and of the session, in turn, against a real server."""
-    steps = [step for heading in SERVED for step in documents.steps(documents.section(README, heading))]
-    with Server("data/ledger.db", cwd=folder) as server:
-        for step in steps:
+def test_the_page_followed_in_order_gives_what_it_shows(folder: Path) -> None:
+    """Each command, in one ledger: the first ones against a real server, the others once it is stopped."""
+    (shown,) = documents.blocks(documents.section(README, "In two commands"), "text")
+    with Server("./data/ledger.db", cwd=folder) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        said = f"chatledger serves {folder.resolve()}/data/ledger.db (new ledger) on {url}\nAPI page: {url}/schema"
+        assert documents.matches(shown.replace("http://127.0.0.1:8000", url), said)
+        assert server.said == said + "\n"
+        assert httpx.get(f"{server.url}/schema", trust_env=False).status_code == 200
+        for step in [step for heading in SERVED for step in documents.steps(documents.section(README, heading))]:
             assert SHOWN_URL in step.command or step.command.startswith("chatledger verify --bundle")
             documents.check(step, folder, replace={SHOWN_URL: f"127.0.0.1:{server.port}"})
-
-
-def test_the_command_line_answers_as_shown(folder: Path) -> None:
-    """Each command that needs no server, in turn, in one folder."""
+        assert server.stop() == 0
     for heading in OFFLINE:
         for step in documents.steps(documents.section(README, heading)):
             documents.check(step, folder)
+    made = {path.name for path in folder.iterdir()}
+    assert made == {"data"}, "git would see what a reader makes"
+    assert "/data/*" in read(".gitignore").splitlines()
 
 
 def test_no_command_is_left_out() -> None:
@@ -63,17 +68,6 @@ def test_the_session_shows_what_the_service_is_for() -> None:
         "-X DELETE",
     ):
         assert word in shown, word
-
-
-def test_the_server_says_what_the_readme_shows(folder: Path) -> None:
-    """The two lines that a start prints, and the page that the second one names."""
-    (shown,) = documents.blocks(documents.section(README, "In two commands"), "text")
-    with Server("./data/ledger.db", cwd=folder) as server:
-        assert shown.splitlines() == [
-            "chatledger serves ./data/ledger.db on http://127.0.0.1:8000",
-            "API page: http://127.0.0.1:8000/schema",
-        ]
-        assert httpx.get(f"{server.url}/schema", trust_env=False).status_code == 200
 
 
 def test_the_make_targets_are_there() -> None:

@@ -53,6 +53,8 @@ class Server:
         self._cwd = cwd
         self._process: subprocess.Popen[str] | None = None
         self._stderr = ""
+        self.said = ""
+        """What it printed at its start."""
 
     @property
     def url(self) -> str:
@@ -86,7 +88,7 @@ class Server:
         if not line:
             raise ServerDidNotStart(self._drain())
         self.port = int(line.rsplit(":", 1)[1])
-        self._process.stdout.readline()
+        self.said = line + self._process.stdout.readline()
         return self
 
     @property

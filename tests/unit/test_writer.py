@@ -375,7 +375,9 @@ def test_a_ledger_that_cannot_be_opened_again_at_once_is_opened_later(
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("failure", [database.CommitFailed(), ProjectionFailed("roles"), apsw.FullError("views")])
+@pytest.mark.parametrize(
+    "failure", [database.CommitFailed(), ProjectionFailed("roles", "ValueError"), apsw.FullError("views")]
+)
 def test_views_that_cannot_be_opened_again_at_once_are_opened_later(
     store: Store, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
