@@ -48,7 +48,7 @@ def backup(
     final = str(destination.absolute())
     try:
         with unfinished(final) as name:
-            with closing(database.open_ledger_reader(location, settings)) as source:
+            with offline.reading_ledger(location, settings) as source:
                 copy(source, name, settings, on_copied, pages_a_step=pages_a_step)
             found = verified(name, settings, on_verified)
             put_in_place(name, final)

@@ -109,12 +109,17 @@ def _proven(ledger_db: Connection, record: Record, nodes: tree.Nodes) -> ProvenE
 
 
 class Proven(msgspec.Struct, frozen=True):
-    """What a bundle shows: the session, how many events, of which so many are erased, under which head and key."""
+    """What a bundle shows: the session, how many events, of which so many are erased, under which head and key.
+
+    The times are those of the first and of the last event, in µs since the epoch.
+    """
 
     tenant: str
     session: str
     events: int
     erased: int
+    first_recorded_at: int
+    last_recorded_at: int
     head: Head
     public_key: str
 
@@ -150,8 +155,16 @@ def check(text: bytes, *, public_key: str | None = None) -> Proven:
             raise UnsoundProof(f"The event at position {event.position} is out of order.")
         position = event.position
         _check_event(event, head)
-    erased = sum(event.payload is None for event in bundle.events)
-    return Proven(first.tenant, first.session, len(bundle.events), erased, head, bundle.public_key)
+    return Proven(
+        tenant=first.tenant,
+        session=first.session,
+        events=len(bundle.events),
+        erased=sum(event.payload is None for event in bundle.events),
+        first_recorded_at=first.recorded_at,
+        last_recorded_at=bundle.events[-1].recorded_at,
+        head=head,
+        public_key=bundle.public_key,
+    )
 
 
 def _check_event(event: ProvenEvent, head: Head) -> None:

@@ -20,7 +20,7 @@ from service.errors import ChatledgerError
 from service.garbage import calm_garbage_collector
 from service.import_lines import Rejected
 from service.options import check_tenant, database_option, settings_with
-from service.progress import Progress
+from service.progress import Progress, late_progress
 
 REJECTED_SHOWN = 20
 """How many rejected sessions an import names; a wrong file has as many as lines."""
@@ -37,18 +37,27 @@ def cli() -> None:
 @click.option("--host", help="The address to serve on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port to serve on.  [default: 8000]")
 @click.option("--workers", type=click.IntRange(1, 64), help="The processes that serve.  [default: 1]")
-def serve(database: str | None, host: str | None, port: int | None, workers: int | None) -> None:
+@click.option("--new-signing-key", is_flag=True, help="Make a signing key for a ledger whose own is lost.")
+def serve(
+    database: str | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    new_signing_key: bool,  # noqa: FBT001
+) -> None:
     """Serve the HTTP API until SIGTERM or Ctrl-C."""
     from service.server import serve as run  # noqa: PLC0415  # the server is not needed by the other commands
 
     settings = settings_with(database_path=database, host=host, port=port, workers=workers)
     log.set_up(settings.log_level)
+    if new_signing_key and settings.in_memory:
+        raise click.UsageError("A ledger in memory gets a new signing key at each start: leave --new-signing-key out.")
 
     def announce(url: str) -> None:
         click.echo(f"chatledger serves {settings.database_path} on {url}")
         click.echo(f"API page: {url}/schema")
 
-    run(settings, announce=announce)
+    run(settings, announce=announce, new_signing_key=new_signing_key)
 
 
 @cli.command("import")
@@ -73,7 +82,7 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
             source,
             on_rejected=_say_rejected(),
             on_progress=progress.update,
-            on_views=_progress_of_views(stack),
+            on_views=late_progress(stack, "views", unit="events"),
         )
     click.echo(
         f"{report.sessions} sessions with {report.messages} messages imported, {report.present} were there already, "
@@ -81,19 +90,6 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
     )
     if report.rejected:
         sys.exit(1)
-
-
-def _progress_of_views(stack: ExitStack) -> Callable[[int, int], None]:
-    """Shown from its first call on, and until *stack* ends: after a small import the views have nothing to catch up."""
-    progress: Progress | None = None
-
-    def update(done: int, total: int) -> None:
-        nonlocal progress
-        if progress is None:
-            progress = stack.enter_context(Progress("views", unit="events"))
-        progress.update(done, total)
-
-    return update
 
 
 def _say_rejected() -> Callable[[Rejected], None]:
@@ -137,6 +133,8 @@ def main() -> None:
     """Run the command; a refusal is one clear line and exit code 1."""
     calm_garbage_collector()
     os.umask(0o077)  # what we write is other people's conversations
+    if sys.stderr is not None:
+        log.set_up("info")  # else structlog writes to standard output, which is what a command says; serve sets it anew
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -49,8 +49,10 @@ def restore(database: str | None, to_position: int | None, src: Path) -> None:
             verified=_Shown(stack, "verify", "events").update,
             viewed=_Shown(stack, "views", "events").update,
         )
-        found = bring_back(settings, src, steps, to_position=to_position)
+        found, key_to_do = bring_back(settings, src, steps, to_position=to_position)
     click.echo(f"{found.size} events restored into {settings.database_path}; the tree's root is {found.root().hex()}")
+    if key_to_do:
+        click.echo(key_to_do)
 
 
 class _Shown:

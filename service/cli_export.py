@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +12,7 @@ from service import exporter, offline
 from service.database import Connection
 from service.errors import RefusedToStart
 from service.options import check_tenant, database_option, settings_with
-from service.progress import Progress
+from service.progress import Progress, late_progress
 from service.transcript import markdown as transcript
 
 
@@ -42,14 +42,19 @@ def export(
         raise click.UsageError("--markdown and --events are two forms; choose one.")
     if markdown and session is None:
         raise click.UsageError("--markdown is of one session: name it with --session.")
-    with offline.reading(settings) as (views, ledger_db):
+    with ExitStack() as stack:
         if events:
+            ledger_db = stack.enter_context(offline.reading_events(settings))
             parts, unit = _events(ledger_db, tenant, session), "events"
-        elif markdown and session is not None:
-            found = exporter.find_session(views, tenant or "default", session)
-            parts, unit = transcript(views, found), "messages"
         else:
-            parts, unit = _sessions(views, tenant or "default", session), "sessions"
+            with ExitStack() as shown:
+                progress_of_views = late_progress(shown, "views", unit="events")
+                views, _ = stack.enter_context(offline.reading(settings, views_progress=progress_of_views))
+            if markdown and session is not None:
+                found = exporter.find_session(views, tenant or "default", session)
+                parts, unit = transcript(views, found), "messages"
+            else:
+                parts, unit = _sessions(views, tenant or "default", session), "sessions"
         with _output(output) as file, Progress("export", unit=unit) as progress:
             for number, part in parts:
                 file.write(part)

@@ -57,9 +57,11 @@ def compare_views(settings: Settings, label: str) -> bool:
             click.echo("… and more; the last line has the count")
 
     with Progress(label, unit="events") as progress:
-        position = check.check(settings, on_difference=say, progress=progress.update)
+        checked = check.check(settings, on_difference=say, progress=progress.update)
     if found:
-        click.echo(f"{found} differences between the views and a rebuild of {position} events")
+        click.echo(f"{found} differences between the views and a rebuild of {checked.position} events")
     else:
-        click.echo(f"the views are what {position} events make of them")
+        click.echo(f"the views are what {checked.position} events make of them")
+    if checked.behind_events:
+        click.echo(f"the views lack the newest {checked.behind_events} events, which the next start gives them")
     return found == 0

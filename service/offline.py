@@ -1,30 +1,35 @@
 """Work on a ledger's files without a server: what the commands of the command line share."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from projections.build import Progress
 from projections.views import Views
-from service import database, erasure, ledger
+from service import database, erasure, file_access, ledger
 from service.committer import Committer, hold
 from service.database import Connection
 from service.errors import LedgerLocked, RefusedToStart
-from service.location import Address, Location, exclusive, noted_address
+from service.location import Address, Location, is_held, noted_address
 from service.settings import Settings
+from service.signing import make_first_key
+from service.views_reader import ViewsUnreadable, note_of, open_live, views_to_read
 
 
 @contextmanager
 def writing(settings: Settings, *, views_progress: Progress | None = None) -> Iterator[Committer]:
-    """The ledger for writing, its views caught up. The folder and the ledger are made if they are not there.
+    """The ledger for writing, its views caught up. Folder, ledger and signing key are made if there is no ledger.
 
     Raises:
         LedgerLocked: a server or another command writes to it.
         RefusedToStart: rule 10.
     """
-    with hold(_in_files(settings), settings) as committer:
+    location = _in_files(settings)
+    with hold(location, settings) as committer:
+        position = ledger.head(committer.ledger).position
+        make_first_key(location, settings, ledger.identity(committer.ledger), events=position)
         committer.views.open(committer.ledger, views_progress)
         # What a crash has left. A reader that holds the logs is no reason to refuse: whoever writes next goes on.
         erasure.finish(committer, wait_ms=erasure.RETRY_TIMEOUT_MS)
@@ -39,25 +44,61 @@ def rebuilding(settings: Settings) -> Iterator[tuple[Views, Connection]]:
 
 
 @contextmanager
-def reading(settings: Settings) -> Iterator[tuple[Connection, Connection]]:
+def reading_ledger(location: Location, settings: Settings) -> Iterator[Connection]:
+    """A read-only connection to the ledger, of whatever schema up to ours it is: nothing is migrated.
+
+    Raises:
+        RefusedToStart: it is not there, not ours, of a newer schema, or cannot be read where it lies.
+        LedgerDamaged: it is no SQLite database, or a damaged one.
+    """
+    with (
+        file_access.unchanged(location.ledger),
+        closing(database.open_ledger_reader(location, settings)) as connection,
+    ):
+        yield connection
+
+
+@contextmanager
+def reading(settings: Settings, *, views_progress: Progress | None = None) -> Iterator[tuple[Connection, Connection]]:
     """Read-only connections to the views and the ledger.
 
-    Beside a running server its views are up to date; without one they are brought up to date first.
+    Beside a running server its views are up to date; without one they are brought up to date first. Where the ledger
+    is of an older schema, or cannot be written, nothing is changed: views that cannot be used are built aside.
     """
     location = existing(settings)
+    in_use = _bring_up_to_date(location, settings)
+    with (
+        reading_ledger(location, settings) as ledger_db,
+        views_to_read(location, settings, ledger_db, may_lag=in_use, progress=views_progress) as views_db,
+        database.snapshot(views_db),
+    ):
+        yield views_db, ledger_db
+
+
+@contextmanager
+def reading_events(settings: Settings) -> Iterator[Connection]:
+    """As `reading`, for whoever needs no views."""
+    location = existing(settings)
+    _bring_up_to_date(location, settings)
+    with reading_ledger(location, settings) as ledger_db:
+        yield ledger_db
+
+
+def _bring_up_to_date(location: Location, settings: Settings) -> bool:
+    """Have what a crash has left finished, and the views follow, if that may be; whether a server does so by itself."""
+    if not file_access.may_write(location):
+        return bool(is_held(location))
+    try:
+        with reading_ledger(location, settings) as ledger_db:
+            if database.schema_of(ledger_db) < database.newest_schema():
+                return bool(is_held(location))
+    except database.UnfinishedTransaction:
+        pass  # opening it for writing plays it back
     try:
         with writing(settings):
-            pass
+            return False
     except LedgerLocked:
-        pass
-    connections = [open_live(Views(location, settings), location, settings)]
-    try:
-        connections.append(database.open_reader(location.ledger, location, settings))
-        with database.snapshot(connections[0]):
-            yield connections[0], connections[1]
-    finally:
-        for connection in connections:
-            connection.close()
+        return True
 
 
 def server_beside(settings: Settings, locked: LedgerLocked) -> Address:
@@ -72,36 +113,34 @@ def server_beside(settings: Settings, locked: LedgerLocked) -> Address:
     return address
 
 
-def open_live(views: Views, location: Location, settings: Settings) -> Connection:
-    """A read-only connection to the views that are live now, also if a server swaps others in just then.
-
-    Raises:
-        RefusedToStart: they are not there, or cannot be opened.
-    """
-    while True:
-        try:
-            return database.open_reader(views.name, location, settings)
-        except RefusedToStart:
-            newest = max(location.generations(), default=0)
-            if newest == views.generation:
-                raise
-            views.generation = newest
-
-
 class Status(msgspec.Struct, frozen=True):
-    """What `chatledger status` shows. Sizes are in bytes with their write-ahead logs."""
+    """What `chatledger status` shows. Sizes are in bytes with their write-ahead logs.
+
+    What cannot be known is None: of views that are missing or cannot be used, for the reason in `views_problem`, and
+    whether the ledger is in use where this user may not look at its lock.
+    """
 
     ledger: str
     ledger_id: str
+    schema: int
     events: int
-    sessions: int
-    messages: int
+    sessions: int | None
+    messages: int | None
     ledger_bytes: int
     views: str
     views_position: int | None
     views_lag_events: int | None
     views_bytes: int
-    in_use: bool
+    views_problem: str
+    in_use: bool | None
+
+
+class _ViewsStatus(msgspec.Struct, frozen=True):
+    name: str = ""
+    position: int | None = None
+    sessions: int | None = None
+    messages: int | None = None
+    problem: str = ""
 
 
 def status_of(settings: Settings) -> Status:
@@ -111,42 +150,58 @@ def status_of(settings: Settings) -> Status:
         RefusedToStart: there is no ledger.
     """
     location = existing(settings)
-    views = Views(location, settings)
-    ledger_db = database.open_ledger_reader(location, settings)
-    head = ledger.head(ledger_db).position
-    sessions = messages = 0
-    reached = None
-    if views.generation:
-        db = open_live(views, location, settings)
-        reached = int(db.execute("SELECT position FROM views").get)
-        sessions = int(db.execute("SELECT count(*) FROM sessions").get)
-        messages = int(db.execute("SELECT count(*) FROM messages WHERE payload IS NOT NULL").get)
-        db.close()
-    status = Status(
+    with reading_ledger(location, settings) as ledger_db:
+        ledger_id, head = ledger.identity(ledger_db), ledger.head(ledger_db).position
+        schema = database.schema_of(ledger_db)
+    views = _views_status(location, settings, ledger_id)
+    return Status(
         ledger=location.ledger,
-        ledger_id=ledger.identity(ledger_db),
+        ledger_id=ledger_id,
+        schema=schema,
         events=head,
-        sessions=sessions,
-        messages=messages,
+        sessions=views.sessions,
+        messages=views.messages,
         ledger_bytes=_size(location.ledger),
-        views=views.name if views.generation else "",
-        views_position=reached,
-        views_lag_events=None if reached is None else head - reached,
-        views_bytes=_size(views.name) if views.generation else 0,
-        in_use=_in_use(location),
+        views=views.name,
+        views_position=views.position,
+        views_lag_events=None if views.position is None else max(0, head - views.position),
+        views_bytes=_size(views.name) if views.name else 0,
+        views_problem=views.problem,
+        in_use=is_held(location),
     )
-    ledger_db.close()
-    return status
+
+
+def _views_status(location: Location, settings: Settings, ledger_id: str) -> _ViewsStatus:
+    try:
+        name, db = open_live(location, settings)
+    except ViewsUnreadable as error:
+        return _ViewsStatus(problem=str(error))
+    with closing(db), database.snapshot(db):
+        note = note_of(db)
+        if note is None:
+            return _ViewsStatus(name, problem="damaged")
+        if not note.serves_readers(ledger_id):
+            return _ViewsStatus(name, note.position, problem="of other projections, or of another ledger")
+        try:
+            sessions = int(db.execute("SELECT count(*) FROM sessions").get)
+            messages = int(db.execute("SELECT count(*) FROM messages WHERE payload IS NOT NULL").get)
+        except database.SQLError:
+            return _ViewsStatus(name, note.position, problem="damaged")
+    return _ViewsStatus(name, note.position, sessions, messages)
 
 
 def existing(settings: Settings) -> Location:
     """The location of a ledger that is there.
 
     Raises:
-        RefusedToStart: it is not.
+        RefusedToStart: it is not, or this user may not look.
     """
     location = _in_files(settings)
-    if not Path(location.ledger).is_file():
+    try:
+        found = Path(location.ledger).is_file()
+    except OSError as error:
+        raise RefusedToStart(f"{settings.database_path} cannot be reached: {error.strerror}.") from error
+    if not found:
         raise RefusedToStart(f"There is no ledger at {settings.database_path}.")
     return location
 
@@ -155,14 +210,6 @@ def _in_files(settings: Settings) -> Location:
     if settings.in_memory:
         raise RefusedToStart("A ledger in memory cannot be reached from another process.")
     return Location.of(settings)
-
-
-def _in_use(location: Location) -> bool:
-    try:
-        with exclusive(location):
-            return False
-    except LedgerLocked:
-        return True
 
 
 def _size(name: str) -> int:

@@ -6,8 +6,10 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from service.errors import UnsoundProof
 from service.ids import ID_RULE, is_id
 from service.settings import Settings, load_settings
+from service.signing import Verifier
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,3 +30,15 @@ def check_tenant(tenant: str | None) -> None:
     """Refuse what is no tenant's id."""
     if tenant is not None and not is_id(tenant):
         raise click.BadParameter(f"{ID_RULE}.", param_hint="--tenant")
+
+
+def verifier_key(_context: click.Context, _option: click.Parameter, text: str | None) -> Verifier | None:
+    """The public key that an option names: refused where it is none, before anything else is read or checked."""
+    if text is None:
+        return None
+    if text.strip().startswith("PRIVATE+KEY+"):
+        raise click.BadParameter("That is a private signing key. Give its public key, and the private one to nobody.")
+    try:
+        return Verifier.of(text)
+    except UnsoundProof as error:
+        raise click.BadParameter(f"{error} Expected the `public_key` of GET /v1/ledger/head.") from None

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,7 @@ from service.events import SESSION_ERASED, Event, decode_payload
 from service.location import Location, check_filesystem, exclusive, put_in_place, remove, sync_folder
 from service.merkle import Frontier
 from service.settings import Settings
+from service.signing import missing_key
 
 _BATCH_EVENTS = 10_000
 _IDENTITY = "SELECT id, created_at FROM ledger"
@@ -53,14 +54,20 @@ class Steps:
         self.viewed = viewed
 
 
-def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int | None = None) -> Frontier:
+class Restored(NamedTuple):
+    """The tree of what was restored, and what its operator has to do for its signing key, if anything."""
+
+    tree: Frontier
+    key_to_do: str
+
+
+def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int | None = None) -> Restored:
     """Put the ledger in *source* where *settings* say, whole or up to *to_position*, and build its views.
 
     It gets its name only once it is whole, verified and on the disk. A crash before leaves `ledger.db.new`, which
     the next restore or start removes.
 
-    Returns:
-        The tree of what was restored.
+    No key is needed for it: it signs nothing.
 
     Raises:
         RefusedToStart: there is a ledger already, *source* is none, or it does not reach that position.
@@ -77,7 +84,7 @@ def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int 
     try:
         location.make_folder()
         with exclusive(location):
-            found = _restore(location, settings, source, steps, to_position)
+            found, ledger_id = _restore(location, settings, source, steps, to_position)
     except OSError as error:
         raise RefusedToStart(f"{settings.database_path} cannot be written: {error.strerror}.") from error
     except database.SQLError as error:
@@ -89,17 +96,21 @@ def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int 
             pass
     except LedgerLocked:
         pass  # a server that has started since then builds them itself
-    return found
+    return Restored(found, missing_key(location, settings, ledger_id))
 
 
-def _restore(location: Location, settings: Settings, source: Path, steps: Steps, to_position: int | None) -> Frontier:
+def _restore(
+    location: Location, settings: Settings, source: Path, steps: Steps, to_position: int | None
+) -> tuple[Frontier, str]:
+    """Put the ledger in its place; its tree, and its identity."""
     if Path(location.ledger).exists() and Path(location.ledger).stat().st_size:
         raise RefusedToStart(f"There is a ledger at {settings.database_path}; it was left as it is.")
     name, listed = location.ledger + ".new", Path(location.ledger + erasure.LIST)
     erasures = _listed(listed)
     _remove_all(name)
     try:
-        with closing(database.open_ledger_reader(Location(str(source), memory=False), settings)) as connection:
+        with offline.reading_ledger(Location(str(source), memory=False), settings) as connection:
+            ledger_id = ledger.identity(connection)
             if to_position is None:
                 backup.copy(connection, name, settings, steps.copied)
             else:
@@ -117,7 +128,7 @@ def _restore(location: Location, settings: Settings, source: Path, steps: Steps,
         put_in_place(name, location.ledger)
     finally:
         _remove_all(name)
-    return found
+    return found, ledger_id
 
 
 def _remove_all(name: str) -> None:

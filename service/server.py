@@ -33,23 +33,25 @@ from service.tls import own_certificate
 log = structlog.get_logger("chatledger")
 
 
-def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
+def serve(settings: Settings, *, announce: Callable[[str], None], new_signing_key: bool = False) -> None:
     """Serve until SIGTERM or SIGINT; *announce* is called with the URL once requests are accepted.
+
+    With *new_signing_key* the ledger, whose key is lost, gets another one.
 
     Raises:
         RefusedToStart: the address, the settings or the ledger are not as they must be.
     """
     if settings.workers > 1:
-        supervise(settings, announce=announce)
+        supervise(settings, announce=announce, new_signing_key=new_signing_key)
         return
     # uvloop serves half again as many requests a second (docs/decisions/0006-granian-in-process.md).
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, refusals_named():
-        runner.run(_serve(settings, announce))
+        runner.run(_serve(settings, announce, new_signing_key=new_signing_key))
 
 
-async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
+async def _serve(settings: Settings, announce: Callable[[str], None], *, new_signing_key: bool) -> None:
     address, port = claim_address(settings)
-    app = create_app(settings)
+    app = create_app(settings, new_signing_key=new_signing_key)
     logging.getLogger("_granian").setLevel(logging.ERROR)  # no warning at each start; errors still show
     # A ledger that is not there has no keys: refused before it is made.
     check_exposure(settings, address, is_open=not settings.jwks and not has_ledger(settings))
