@@ -19,7 +19,7 @@ from service.cli_verify import verify
 from service.errors import ChatledgerError
 from service.garbage import calm_garbage_collector
 from service.import_lines import Rejected
-from service.options import check_tenant, database_option, settings_with
+from service.options import Command, check_tenant, database_option, settings_with
 from service.progress import Progress, late_progress
 
 REJECTED_SHOWN = 20
@@ -32,7 +32,7 @@ def cli() -> None:
     """The system of record for chat: an append-only, verifiable event ledger with an HTTP API."""
 
 
-@cli.command()
+@cli.command(cls=Command)
 @database_option
 @click.option("--host", help="The address to serve on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port to serve on.  [default: 8000]")
@@ -60,7 +60,7 @@ def serve(
     run(settings, announce=announce, new_signing_key=new_signing_key)
 
 
-@cli.command("import")
+@cli.command("import", cls=Command)
 @database_option
 @click.option("--tenant", default="default", show_default=True, help="The tenant of sessions that name none.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -115,7 +115,7 @@ cli.add_command(backup)
 cli.add_command(restore)
 
 
-@cli.command()
+@cli.command(cls=Command)
 @database_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines for people.")
 def status(database: str | None, as_json: bool) -> None:  # noqa: FBT001

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from service.backup import backup as back_up
-from service.options import database_option, settings_with
+from service.options import Command, database_option, settings_with
 from service.progress import Progress
 from service.restore import Steps
 from service.restore import restore as bring_back
@@ -14,7 +14,7 @@ from service.restore import restore as bring_back
 _PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=Command)
 @database_option
 @click.argument("dest", type=_PATH)
 def backup(database: str | None, dest: Path) -> None:
@@ -32,7 +32,7 @@ def backup(database: str | None, dest: Path) -> None:
     click.echo(f"{found.size} events backed up into {dest}; the tree's root is {found.root().hex()}")
 
 
-@click.command()
+@click.command(cls=Command)
 @database_option
 @click.option("--to-position", type=click.IntRange(min=1), metavar="N", help="Without the events behind position N.")
 @click.argument("src", type=_PATH)

@@ -12,7 +12,7 @@ from service.committer import Committer
 from service.errors import LedgerLocked
 from service.ids import is_id
 from service.location import Address
-from service.options import check_tenant, database_option, settings_with
+from service.options import Command, check_tenant, database_option, settings_with
 from service.settings import Settings
 
 REASON_CHARACTERS_MAX = 1000
@@ -29,7 +29,7 @@ class _Answer(remote.Answered, frozen=True):
     forks: tuple[str, ...] = ()
 
 
-@click.command()
+@click.command(cls=Command)
 @database_option
 @click.option("--session", help="The session to erase.")
 @click.option("--user", help="Erase all sessions of this user, deleted ones too.")

@@ -11,12 +11,12 @@ import click
 from service import exporter, offline
 from service.database import Connection
 from service.errors import RefusedToStart
-from service.options import check_tenant, database_option, settings_with
+from service.options import Command, check_tenant, database_option, settings_with
 from service.progress import Progress, late_progress
 from service.transcript import markdown as transcript
 
 
-@click.command()
+@click.command(cls=Command)
 @database_option
 @click.option("--tenant", help="Only this tenant's.  [default: default; with --events all tenants]")
 @click.option("--session", metavar="ID", help="Only this session's.")

@@ -16,7 +16,7 @@ from service.events import KEYS_SESSION, SYSTEM_TENANT
 from service.group import Submission
 from service.keys import new_text
 from service.location import Address
-from service.options import check_tenant, database_option, settings_with
+from service.options import Command, check_tenant, database_option, settings_with
 from service.tenant_keys import NewKey, key_created
 
 PAGE = 200
@@ -54,7 +54,7 @@ def key() -> None:
     """
 
 
-@key.command()
+@key.command(cls=Command)
 @database_option
 @click.option("--tenant", help="The tenant whose data the key reaches.")
 @click.option("--scopes", default="", help="What it allows, separated by commas: read,write,audit,erase,admin.")
@@ -113,7 +113,7 @@ def create(
     click.echo(text)
 
 
-@key.command("list")
+@key.command("list", cls=Command)
 @database_option
 @click.option("--tenant", help="Only this tenant's keys.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line, instead of a table for people.")
@@ -137,7 +137,7 @@ def list_(database: str | None, tenant: str | None, as_json: bool) -> None:  # n
         click.echo(msgspec.json.encode(each) if as_json else _line(each))
 
 
-@key.command()
+@key.command(cls=Command)
 @database_option
 @click.argument("key_id", metavar="ID")
 def revoke(database: str | None, key_id: str) -> None:

@@ -7,7 +7,7 @@ import click
 from projections.compare import Difference
 from service import check, offline, remote
 from service.errors import LedgerLocked
-from service.options import database_option, settings_with
+from service.options import Command, database_option, settings_with
 from service.progress import Progress
 from service.settings import Settings
 
@@ -15,7 +15,7 @@ DIFFERENCES_SHOWN = 20
 """How many differences a check names; views of another history have as many as rows."""
 
 
-@click.command()
+@click.command(cls=Command)
 @database_option
 @click.option("--check", "only_check", is_flag=True, help="Change nothing: compare the views with a rebuild.")
 def replay(database: str | None, only_check: bool) -> None:  # noqa: FBT001

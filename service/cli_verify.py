@@ -13,7 +13,7 @@ from service.database import Connection
 from service.errors import UnsoundProof
 from service.head_file import SavedHead, read_head
 from service.location import Location
-from service.options import database_option, settings_with, verifier_key
+from service.options import Command, database_option, settings_with, verifier_key
 from service.progress import Progress
 from service.settings import Settings
 from service.signing import Head, Verifier, existing_signer, has_key, origin_of
@@ -22,7 +22,7 @@ from service.verify import lacking, verify_ledger
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(cls=Command)
 @database_option
 @click.option("--head", "head_file", type=_FILE, help="A signed head from earlier, which the ledger has to extend.")
 @click.option("--bundle", "bundle_file", type=_FILE, help="Check this proof bundle, and no ledger.")

@@ -108,7 +108,7 @@ def _of_json(name: str, text: str) -> SavedHead:
         raise UnsoundProof(f"{name} holds no signed head: it is a proof bundle, to be checked with --bundle.")
     if found.checkpoint is None:
         said = found.detail or found.title
-        kind = f"it is an error that the server answered: {said!r}" if found.type and said else "it is other JSON"
+        kind = f"it is an error that the server answered: {said!r:.200}" if found.type and said else "it is other JSON"
         raise UnsoundProof(f"{name} holds no signed head: {kind}.")
     try:
         head = parse(found.checkpoint)

@@ -14,6 +14,22 @@ from service.signing import Verifier
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Command(click.Command):
+    """A command that refuses an option that is given twice: click would pass over all but the last one, silently."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse *args*.
+
+        Raises:
+            UsageError: an option that takes a value is there twice.
+        """
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option in given:
+            if isinstance(option, click.Option) and not option.is_flag and given.count(option) > 1:
+                raise click.UsageError(f"{option.opts[0]} is given twice; only one can count.", ctx)
+        return super().parse_args(ctx, args)
+
+
 def database_option(function: F) -> F:
     """Add `--database`."""
     return click.option("--database", metavar="PATH", help="The ledger's file.  [default: DATABASE_PATH]")(function)
