@@ -51,7 +51,7 @@ class Verification:
         self._connection = connection
         self._lacking = lacking(database.schema_of(connection))
         self._versions: dict[int, int] = {}
-        # Of each stream, by key, its first event without payload, until an erasure comes: position and whose it is.
+        # Of each stream, by key, its first event without payload, until an erasure comes: its position, and in words.
         self._gone: dict[int, tuple[int, str]] = {}
         self._tiles: list[TileHash] = []
 
@@ -73,10 +73,8 @@ class Verification:
             if progress is not None:
                 progress(self.frontier.size, total)
         if self._gone:
-            position, whose = min(self._gone.values())
-            raise LedgerDamaged(
-                f"The payload of the event at position {position}{whose} is gone, and nobody erased it."
-            )
+            _, place = min(self._gone.values())
+            raise LedgerDamaged(f"The payload of the event at position {place} is gone, and nobody erased it.")
         if earlier is not None and earlier.size > self.frontier.size:
             raise LedgerDamaged(
                 f"The ledger ends at position {self.frontier.size}; the earlier head has {earlier.size} events."
@@ -138,19 +136,17 @@ class Verification:
         ) = row
         if tenant is None:
             raise LedgerDamaged(f"The event at position {position} belongs to no session.")
-        whose = f" (session {session!r} of tenant {tenant!r})"
+        place = f"{position} (session {session!r} of tenant {tenant!r})"
         expected = self._versions.get(stream, 0) + 1
         if version != expected:
-            raise LedgerDamaged(
-                f"The event at position {position}{whose} has version {version} where {expected} was to come."
-            )
+            raise LedgerDamaged(f"The event at position {place} has version {version} where {expected} was to come.")
         self._versions[stream] = version
         if payload is not None and salt is not None and len(salt) == SALT_BYTES:
             try:
                 decode_payload(kind, schema, payload)
                 payload.decode()  # members of free form are not read above, so they may be no UTF-8
             except (UnknownEvent, UnicodeDecodeError) as error:
-                raise LedgerDamaged(f"The event at position {position}{whose} cannot be read: {error}.") from error
+                raise LedgerDamaged(f"The event at position {place} cannot be read: {error}.") from error
             committed = commitment(salt, payload)
             if kind == SESSION_ERASED:
                 self._gone.pop(stream, None)
@@ -158,9 +154,9 @@ class Verification:
             kept = None if payload is not None or salt is not None or kind == SESSION_ERASED else self._kept(position)
             if kept is None:
                 raise LedgerDamaged(
-                    f"The payload or salt of the event at position {position}{whose} is gone, and nobody erased it."
+                    f"The payload or salt of the event at position {place} is gone, and nobody erased it."
                 )
-            self._gone.setdefault(stream, (position, whose))
+            self._gone.setdefault(stream, (position, place))
             committed = kept
         entry = record_bytes(
             LeafRecord(
@@ -168,7 +164,7 @@ class Verification:
             )
         )
         if entry_hash(entry) != leaf:
-            raise LedgerDamaged(f"The event at position {position}{whose} does not match its leaf.")
+            raise LedgerDamaged(f"The event at position {place} does not match its leaf.")
         return bytes(leaf)
 
     def _kept(self, position: int) -> bytes | None:
