@@ -72,6 +72,14 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     events: list[ProvenEvent]
 
 
+class _Problem(msgspec.Struct, frozen=True):
+    """The members of RFC 9457 by which an error is known that was saved in place of a bundle."""
+
+    type: str
+    title: str
+    detail: str = ""
+
+
 _decode = msgspec.json.Decoder(Bundle).decode
 
 
@@ -138,7 +146,7 @@ def check(text: bytes, *, public_key: str | None = None) -> Proven:
     try:
         bundle = _decode(text)
     except msgspec.DecodeError as error:
-        raise UnsoundProof(f"That is no bundle: {error}.") from None
+        raise UnsoundProof(f"That is no bundle: {_problem_in(text) or error}.") from None
     if public_key is not None and public_key.strip() != bundle.public_key:
         raise UnsoundProof("The bundle was signed by another key.")
     head = Verifier.of(bundle.public_key).read(bundle.checkpoint)
@@ -165,6 +173,15 @@ def check(text: bytes, *, public_key: str | None = None) -> Proven:
         head=head,
         public_key=bundle.public_key,
     )
+
+
+def _problem_in(text: bytes) -> str | None:
+    """What the server has answered instead of a bundle, where its error was saved as one."""
+    try:
+        found = msgspec.json.decode(text, type=_Problem)
+    except msgspec.DecodeError:
+        return None
+    return f"it is an error that the server answered: {(found.detail or found.title)!r:.200}"
 
 
 def _check_event(event: ProvenEvent, head: Head) -> None:

@@ -70,6 +70,11 @@ def to_rewrite(ledger_db: Connection) -> bool:
     return bool(ledger_db.execute(_TO_REWRITE).get)
 
 
+def is_unfinished(ledger_db: Connection) -> bool:
+    """The same of a ledger that may be of a schema without erasures."""
+    return database.has_table(ledger_db, "erasures") and to_rewrite(ledger_db)
+
+
 def finish(committer: Committer, *, wait_ms: int) -> bool:
     """Do what is left to do of every recorded erasure. For the one writer, between two groups.
 

@@ -77,10 +77,19 @@ def reading(settings: Settings, *, views_progress: Progress | None = None) -> It
 
 @contextmanager
 def reading_events(settings: Settings) -> Iterator[Connection]:
-    """As `reading`, for whoever needs no views."""
+    """As `reading`, for whoever needs no views.
+
+    Raises:
+        RefusedToStart: the payloads of an erasure are still there, and nobody is about to remove them.
+    """
     location = existing(settings)
-    _bring_up_to_date(location, settings)
+    in_use = _bring_up_to_date(location, settings)
     with reading_ledger(location, settings) as ledger_db:
+        if not in_use and erasure.is_unfinished(ledger_db):
+            raise RefusedToStart(
+                f"{Path(location.ledger).name} has an erasure that is not finished: what was erased could be read in "
+                f"it. Start the server on it, or on a copy that can be written, and export then."
+            )
         yield ledger_db
 
 

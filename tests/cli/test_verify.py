@@ -443,6 +443,14 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path, text: str) -> None:
         independent.verify_bundle(text)
 
 
+def test_an_error_that_was_saved_as_a_bundle_is_named(tmp_path: Path) -> None:
+    """As curl saves it without -f, where the credential does not allow it."""
+    problem = {"type": "urn:chatledger:problem:forbidden", "title": "Forbidden", "status": 403, "detail": "No audit."}
+    (tmp_path / "b.json").write_text(json.dumps(problem))
+    said = refuse("verify", "--bundle", "b.json", cwd=tmp_path)
+    assert said == "chatledger: That is no bundle: it is an error that the server answered: 'No audit.'."
+
+
 def test_events_may_be_cut_off_at_the_end(folder: Path) -> None:
     """A bundle does not show that nothing follows, as the page says: ask for a newer one."""
     found = json.loads((folder / "s.json").read_text())
