@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from service.backup import backup as back_up
-from service.options import Command, database_option, settings_with
+from service.options import Command, database_option, say_older_schema, settings_with
 from service.progress import Progress
 from service.restore import Steps
 from service.restore import restore as bring_back
@@ -22,14 +22,16 @@ def backup(database: str | None, dest: Path) -> None:
 
     The signing key is not in it: keep a copy of that elsewhere.
     """
+    settings = settings_with(database_path=database)
     with ExitStack() as stack:
         found = back_up(
-            settings_with(database_path=database),
+            settings,
             dest,
             on_copied=_Shown(stack, "copy", "pages").update,
             on_verified=_Shown(stack, "verify", "events").update,
         )
     click.echo(f"{found.size} events backed up into {dest}; the tree's root is {found.root().hex()}")
+    say_older_schema(settings)
 
 
 @click.command(cls=Command)

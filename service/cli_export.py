@@ -11,7 +11,7 @@ import click
 from service import exporter, offline
 from service.database import Connection
 from service.errors import RefusedToStart
-from service.options import Command, check_tenant, database_option, settings_with
+from service.options import Command, check_tenant, database_option, say_older_schema, settings_with
 from service.progress import Progress, late_progress
 from service.transcript import markdown as transcript
 
@@ -59,6 +59,7 @@ def export(
             for number, part in parts:
                 file.write(part)
                 progress.update(number)
+    say_older_schema(settings)
 
 
 def _events(ledger_db: Connection, tenant: str | None, session: str | None) -> Iterator[tuple[int, bytes]]:

@@ -7,7 +7,7 @@ import click
 from projections.compare import Difference
 from service import check, offline, remote
 from service.errors import LedgerLocked
-from service.options import Command, database_option, settings_with
+from service.options import Command, database_option, say_older_schema, settings_with
 from service.progress import Progress
 from service.settings import Settings
 
@@ -25,7 +25,9 @@ def replay(database: str | None, only_check: bool) -> None:  # noqa: FBT001
     """
     settings = settings_with(database_path=database)
     if only_check:
-        if not compare_views(settings, "replay"):
+        same = compare_views(settings, "replay")
+        say_older_schema(settings)
+        if not same:
             sys.exit(1)
         return
     try:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from service import database, offline
 from service.errors import UnsoundProof
 from service.ids import ID_RULE, is_id
 from service.settings import Settings, load_settings
@@ -40,6 +41,17 @@ def settings_with(**options: object) -> Settings:
     settings = load_settings()
     given = {name: value for name, value in options.items() if value is not None}
     return msgspec.structs.replace(settings, **given)
+
+
+def say_older_schema(settings: Settings) -> None:
+    """Say on standard error that the ledger is of an older chatledger, where it is: it is read, and not migrated."""
+    try:
+        with offline.reading_ledger(offline.existing(settings), settings) as ledger_db:
+            schema, newest = database.schema_of(ledger_db), database.newest_schema()
+    except database.UnfinishedTransaction:
+        return  # whoever may write plays it back first
+    if schema < newest:
+        click.echo(f"the ledger has schema {schema}, this chatledger {newest}: it is read as it is", err=True)
 
 
 def check_tenant(tenant: str | None) -> None:

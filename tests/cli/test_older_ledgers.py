@@ -172,6 +172,21 @@ def test_a_backup_of_an_older_ledger_leaves_it_as_it_is(newest: Newest, tmp_path
         assert tree.read(store.ledger).root() == newest.root
 
 
+@pytest.mark.parametrize("schema", OLDER)
+@pytest.mark.parametrize("command", [["export"], ["export", "--events"], ["replay", "--check"], ["backup", "b.db"]])
+def test_each_reading_command_says_which_schema_it_reads(
+    newest: Newest, tmp_path: Path, schema: int, command: list[str]
+) -> None:
+    """On standard error, so that an export stays one; of a ledger of today nothing is said."""
+    line = f"the ledger has schema {schema}, this chatledger {database.newest_schema()}: it is read as it is"
+    folder = newest.older(tmp_path, schema)
+    for where, said in ((folder, True), (newest.folder, False)):
+        done = run(*command, "--database", where / LEDGER, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (line in done.stderr.splitlines()) is said
+        (tmp_path / "b.db").unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("schema", [number for number in OLDER if number >= 3])
 def test_what_was_erased_is_not_exported_where_it_may_not_be_removed(
     newest: Newest, tmp_path: Path, schema: int
