@@ -19,7 +19,7 @@ from service.cli_verify import verify
 from service.errors import ChatledgerError
 from service.garbage import calm_garbage_collector
 from service.import_lines import Rejected
-from service.options import Command, check_tenant, database_option, settings_with
+from service.options import Command, check_tenant, database_option, saying_new_key, settings_with
 from service.progress import Progress, late_progress
 
 REJECTED_SHOWN = 20
@@ -72,7 +72,7 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
     settings = settings_with(database_path=database)
     check_tenant(tenant)
     source = importer.open_source(file, settings, tenant_id=tenant)
-    with ExitStack() as stack:
+    with saying_new_key(settings, "import"), ExitStack() as stack:
         committer = stack.enter_context(offline.writing(settings))
         progress = stack.enter_context(
             Progress("import", unit=source.unit, total=source.total, bytes_=source.unit == "bytes")
@@ -134,7 +134,7 @@ def main() -> None:
     calm_garbage_collector()
     os.umask(0o077)  # what we write is other people's conversations
     if sys.stderr is not None:
-        log.set_up("info")  # else structlog writes to standard output, which is what a command says; serve sets it anew
+        log.set_up("warning")  # else structlog writes to standard output; serve sets it anew
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -1,6 +1,7 @@
 """What the commands of the command line have in common: options, and the settings that they change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -9,8 +10,9 @@ import msgspec
 from service import database, offline
 from service.errors import UnsoundProof
 from service.ids import ID_RULE, is_id
+from service.location import Location
 from service.settings import Settings, load_settings
-from service.signing import Verifier
+from service.signing import Verifier, has_key, key_path, verifier_beside
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +43,20 @@ def settings_with(**options: object) -> Settings:
     settings = load_settings()
     given = {name: value for name, value in options.items() if value is not None}
     return msgspec.structs.replace(settings, **given)
+
+
+@contextmanager
+def saying_new_key(settings: Settings, command: str) -> Iterator[None]:
+    """Say on standard error, behind the block, that it made the ledger and with it a signing key, if it did.
+
+    A server has it in its log. The line begins as those of the progress do: what scripts look for are other ones.
+    """
+    location = Location.of(settings)
+    is_new = not settings.in_memory and not has_key(location, settings)
+    yield
+    if is_new and has_key(location, settings):
+        path, verifier = key_path(location, settings), verifier_beside(location, settings)
+        click.echo(f"{command}: made the ledger's signing key {path}; its public key is {verifier}", err=True)
 
 
 def say_older_schema(settings: Settings) -> None:

@@ -159,6 +159,17 @@ def has_key(location: Location, settings: Settings) -> bool:
         return path.exists()
 
 
+def verifier_beside(location: Location, settings: Settings) -> Verifier:
+    """The public key of the key that is there, whichever ledger's it is.
+
+    Raises:
+        RefusedToStart: it cannot be read, or is none.
+    """
+    path = key_path(location, settings)
+    with _failures_named(path):
+        return _parse(path).verifier
+
+
 def check_start(location: Location, settings: Settings, *, new_key: bool) -> None:
     """Refuse a start without the ledger's key before anything is changed: neither migrated nor built.
 
@@ -324,6 +335,14 @@ def _read(path: Path, name: str) -> Signer:
         raise RefusedToStart(
             f"The signing key {path} is readable by other users. Run chmod 600 {path}, and consider replacing the key."
         )
+    signer = _parse(path)
+    found = signer.verifier.name
+    if found != name:
+        raise RefusedToStart(f"The signing key {path.name} is that of {found}, and this ledger is {name}.")
+    return signer
+
+
+def _parse(path: Path) -> Signer:
     try:
         text = path.read_text("ascii").strip().removeprefix(_PRIVATE + "+")
         found, key_id, encoded = text.split("+", 2)
@@ -333,8 +352,6 @@ def _read(path: Path, name: str) -> Signer:
         raise RefusedToStart(f"{path.name} is no signing key of chatledger.") from None
     if raw[:1] != _ED25519 or signer.verifier.key_id.hex() != key_id:
         raise RefusedToStart(f"{path.name} is no signing key of chatledger.")
-    if found != name:
-        raise RefusedToStart(f"The signing key {path.name} is that of {found}, and this ledger is {name}.")
     return signer
 
 

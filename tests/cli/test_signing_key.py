@@ -89,19 +89,20 @@ def made_by(folder: Path, *command: object) -> list[str]:
 
 @pytest.mark.parametrize("first", ["import", "key create"])
 def test_whatever_makes_the_ledger_makes_its_key(tmp_path: Path, first: str) -> None:
-    """Before any event is there; it is said once, with the verifier key; the first server signs with it."""
+    """Before any event is there; it is said once, with the public key; the first server signs with it."""
     lines = write_lines(tmp_path / "a.jsonl", [{"id": "s", "messages": [HELLO]}])
     commands: dict[str, tuple[object, ...]] = {
         "import": ("import", "--database", LEDGER, lines),
         "key create": ("key", "create", "--database", LEDGER, "--tenant", "acme", "--scopes", "read"),
     }
-    (said,) = [json.loads(line) for line in made_by(tmp_path, *commands[first])]
-    assert (said["event"], said["level"], said["events"]) == ("signing key made", "info", 0)
-    assert said["key"] == str(tmp_path / KEY)
+    (line,) = made_by(tmp_path, *commands[first])
+    said = f"{first.partition(' ')[0]}: made the ledger's signing key {tmp_path / KEY}; its public key is "
+    assert line.startswith(said)
+    verifier = line.removeprefix(said)
     assert (tmp_path / KEY).stat().st_mode & 0o777 == 0o600
     assert made_by(tmp_path, *commands[first]) == []
     succeed("verify", "--database", LEDGER, "--save-head", "head", cwd=tmp_path)
-    done = succeed("verify", "--database", LEDGER, "--head", "head", "--public-key", said["verifier"], cwd=tmp_path)
+    done = succeed("verify", "--database", LEDGER, "--head", "head", "--public-key", verifier, cwd=tmp_path)
     assert "extends the head" in done
     with KeyServer(tmp_path) as server:
         server.stop()
