@@ -35,7 +35,7 @@ from service.rebuilder import Rebuilder
 from service.settings import Settings, load_settings
 from service.shared_keys import SharedKeys
 from service.sharing import Shared
-from service.signing import signer_of
+from service.signing import check_start, signer_of
 from service.tls import check_files
 from service.transparency import TransparencyLog
 from service.writer import Writer
@@ -55,11 +55,14 @@ EXPOSED = (
 """The headers of answers that a page of an allowed origin may read (Fetch, section 4.9)."""
 
 
-def create_app(settings: Settings | None = None, *, shared: Shared | None = None) -> EdgedLitestar:
+def create_app(
+    settings: Settings | None = None, *, shared: Shared | None = None, new_signing_key: bool = False
+) -> EdgedLitestar:
     """An ASGI application on the ledger that *settings* name (by default those of the environment).
 
     The ledger is opened when the application starts and closed when it stops. With *shared* it is that of one of
-    several workers, whose supervisor holds the ledger.
+    several workers, whose supervisor holds the ledger. With *new_signing_key* a ledger whose signing key is lost gets
+    another one.
 
     Raises:
         SettingsError: a setting is wrong.
@@ -90,7 +93,7 @@ def create_app(settings: Settings | None = None, *, shared: Shared | None = None
             health.ready,
             health.show_metrics,
         ],
-        lifespan=[_lifespan(chosen, shared)],  # type: ignore[list-item]  # it gets this very class
+        lifespan=[_lifespan(chosen, shared, new_signing_key=new_signing_key)],  # type: ignore[list-item]  # it gets this very class
         request_class=Call,
         before_request=admit,  # type: ignore[arg-type]  # it gets this very class
         request_max_body_size=chosen.body_bytes_max,
@@ -119,7 +122,7 @@ def create_app(settings: Settings | None = None, *, shared: Shared | None = None
 
 
 def _lifespan(
-    settings: Settings, shared: Shared | None
+    settings: Settings, shared: Shared | None, *, new_signing_key: bool
 ) -> Callable[[EdgedLitestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: EdgedLitestar) -> AsyncIterator[None]:
@@ -127,6 +130,7 @@ def _lifespan(
         with ExitStack() as stack:
             board, keys = None, None
             if shared is None:
+                check_start(location, settings, new_key=new_signing_key)
                 committer = stack.enter_context(hold(location, settings))
                 open_views(committer)
             else:
@@ -139,7 +143,8 @@ def _lifespan(
             writer = Writer(committer, settings, checkpointer, rebuilder, keys=None if keys is None else keys.current)
             readers = Readers(location, settings, board or views, on_damage=writer.repair)
             ledger_id = ledger.identity(committer.ledger)
-            signer = signer_of(location, settings, ledger_id)
+            events = ledger.head(committer.ledger).position
+            signer = signer_of(location, settings, ledger_id, events=events, new_key=new_signing_key)
             doors = Doors(settings, writer, used_at_us=key_uses.read(committer.ledger), shared=shared)
             forks = Forks(settings, writer, readers)
             registry = metrics.registry_of(app.http_metrics, _readings(app, location, board or views))

@@ -49,7 +49,7 @@ def backup(
     check_encoding(final)
     try:
         with unfinished(final) as name:
-            with closing(_source(location, settings)) as source:
+            with offline.reading_ledger(location, settings) as source:
                 copy(source, name, settings, on_copied, pages_a_step=pages_a_step)
             found = verified(name, settings, on_verified)
             put_in_place(name, final)
@@ -60,12 +60,6 @@ def backup(
             raise LedgerDamaged("The ledger's file is damaged.") from error
         database.refuse(error, str(destination))
     return found
-
-
-def _source(location: Location, settings: Settings) -> Connection:
-    """The ledger, to be read: what is wrong with it is not the destination's fault."""
-    with database.storage_failures_named(location.ledger):
-        return database.open_ledger_reader(location, settings)
 
 
 def copy(

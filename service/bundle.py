@@ -72,6 +72,14 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     events: list[ProvenEvent]
 
 
+class _Problem(msgspec.Struct, frozen=True):
+    """The members of RFC 9457 by which an error is known that was saved in place of a bundle."""
+
+    type: str
+    title: str
+    detail: str = ""
+
+
 _decode = msgspec.json.Decoder(Bundle).decode
 
 
@@ -110,12 +118,17 @@ def _proven(record: Record, committed: bytes, nodes: tree.Nodes, pending: ledger
 
 
 class Proven(msgspec.Struct, frozen=True):
-    """What a bundle shows: the session, how many events, of which so many are erased, under which head and key."""
+    """What a bundle shows: the session, how many events, of which so many are erased, under which head and key.
+
+    The times are those of the first and of the last event, in µs since the epoch.
+    """
 
     tenant: str
     session: str
     events: int
     erased: int
+    first_recorded_at: int
+    last_recorded_at: int
     head: Head
     public_key: str
 
@@ -134,7 +147,7 @@ def check(text: bytes, *, public_key: str | None = None) -> Proven:
     try:
         bundle = _decode(text)
     except msgspec.DecodeError as error:
-        raise UnsoundProof(f"That is no bundle: {error}.") from None
+        raise UnsoundProof(f"That is no bundle: {_problem_in(text) or error}.") from None
     if public_key is not None and public_key.strip() != bundle.public_key:
         raise UnsoundProof("The bundle was signed by another key.")
     head = Verifier.of(bundle.public_key).read(bundle.checkpoint)
@@ -151,8 +164,25 @@ def check(text: bytes, *, public_key: str | None = None) -> Proven:
             raise UnsoundProof(f"The event at position {event.position} is out of order.")
         position = event.position
         _check_event(event, head)
-    erased = sum(event.payload is None for event in bundle.events)
-    return Proven(first.tenant, first.session, len(bundle.events), erased, head, bundle.public_key)
+    return Proven(
+        tenant=first.tenant,
+        session=first.session,
+        events=len(bundle.events),
+        erased=sum(event.payload is None for event in bundle.events),
+        first_recorded_at=first.recorded_at,
+        last_recorded_at=bundle.events[-1].recorded_at,
+        head=head,
+        public_key=bundle.public_key,
+    )
+
+
+def _problem_in(text: bytes) -> str | None:
+    """What the server has answered instead of a bundle, where its error was saved as one."""
+    try:
+        found = msgspec.json.decode(text, type=_Problem)
+    except msgspec.DecodeError:
+        return None
+    return f"it is an error that the server answered: {(found.detail or found.title)!r:.200}"
 
 
 def _check_event(event: ProvenEvent, head: Head) -> None:

@@ -1,72 +1,91 @@
 """`chatledger replay --check`: are the live views what the ledger makes of them?"""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
+
+import msgspec
 
 from projections import compare, projection
-from projections.build import ASIDE, Builder, Progress
+from projections.build import Progress, versions_of
 from projections.compare import Difference
-from projections.views import Views
+from projections.projection import Projection
+from projections.views import BUILT_IN
 from service import database, ledger, offline
 from service.database import Connection
 from service.errors import RefusedToStart
-from service.location import BUILDING, Location, remove
 from service.settings import Settings
+from service.views_reader import Note, ViewsUnreadable, built_aside, note_of, open_live
 
 
-def check(settings: Settings, *, on_difference: Callable[[Difference], None], progress: Progress) -> int:
+class ViewsNotChecked(RefusedToStart):
+    """There was nothing that a rebuild could be held against; that says nothing of the ledger."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The views were not checked: {reason}.")
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """The position up to which views and rebuild were compared, and how many events the ledger has behind it."""
+
+    position: int
+    behind_events: int
+
+
+def check(settings: Settings, *, on_difference: Callable[[Difference], None], progress: Progress) -> Checked:
     """Build views anew from the ledger, in a file that is removed again, and hold the live ones against them.
 
-    Both have the events up to the position that the live views had at the start: a server may go on meanwhile.
+    Both have the events up to the position that the live views had at the start: a server may go on meanwhile. The
+    ledger may be of an older schema; it is read and not migrated.
 
     Args:
         settings: Those of the server, with the same projections.
         on_difference: Called with each difference.
         progress: Called as the views are built.
 
-    Returns:
-        The position.
-
     Raises:
-        RefusedToStart: there is no ledger, or there are no views of it.
+        ViewsNotChecked: there are none, they cannot be read, or other projections made them.
+        RefusedToStart: there is no ledger; or the views are damaged, of another ledger or of another history.
     """
     location = offline.existing(settings)
-    views = Views(location, settings, projection.load(settings.projections))
-    if not views.generation:
-        raise RefusedToStart(f"There are no views of {settings.database_path} to check.")
-    with (
-        closing(database.open_ledger_reader(location, settings)) as ledger_db,
-        closing(offline.open_live(views, location, settings)) as live,
-        database.snapshot(live),
-    ):
-        position = int(live.execute("SELECT position FROM views").get)
-        if position > ledger.head(ledger_db).position:
-            raise RefusedToStart(
-                "The views have events that the ledger does not have; the next start builds them anew."
-            )
-        with _built(location, settings, views, ledger_db, position, progress) as rebuilt:
-            for difference in compare.differences(live, rebuilt):
-                on_difference(difference)
-    return position
+    projections = (*BUILT_IN, *projection.load(settings.projections))
+    with offline.reading_ledger(location, settings) as ledger_db:
+        head = ledger.head(ledger_db).position  # before the views are looked at, which a server may take further
+        try:
+            _, live = open_live(location, settings)
+        except ViewsUnreadable as error:
+            raise ViewsNotChecked(str(error)) from error
+        with closing(live), database.snapshot(live):
+            note = _comparable(live, ledger_db, projections)
+            rebuilding = built_aside(location, settings, projections, ledger_db, note.position, progress)
+            with rebuilding as rebuilt, _damage_named():
+                for difference in compare.differences(live, rebuilt):
+                    on_difference(difference)
+    return Checked(note.position, max(0, head - note.position))
+
+
+def _comparable(live: Connection, ledger_db: Connection, projections: Sequence[Projection]) -> Note:
+    """What the live views say of themselves, if they are to be what *projections* make of this ledger."""
+    note = note_of(live)
+    if note is None:
+        raise RefusedToStart("The views are damaged; the next start builds them anew.")
+    if note.ledger_id != ledger.identity(ledger_db):
+        raise RefusedToStart("The views are those of another ledger; the next start builds them anew.")
+    if note.projections != versions_of(projections):
+        raise ViewsNotChecked(
+            f"they were built by the projections {note.projections}, and those of now are {versions_of(projections)}; "
+            f"the next start builds them anew"
+        )
+    if note.position and ledger.leaf_at(ledger_db, note.position) != note.leaf:
+        raise RefusedToStart("The views have events that the ledger does not have; the next start builds them anew.")
+    return note
 
 
 @contextmanager
-def _built(
-    location: Location, settings: Settings, views: Views, ledger_db: Connection, position: int, progress: Progress
-) -> Iterator[Connection]:
-    """Views of the events up to *position*, for as long as the block takes."""
-    # A start removes what this leaves if it is killed. It is no other rebuild's name.
-    name = f"{location.ledger}.views.check-{os.getpid()}{BUILDING}"
+def _damage_named() -> Iterator[None]:
+    """Say of a damaged page that it is the views': what reads the ledger says so itself."""
     try:
-        builder = Builder(name, location, settings, views.projections)
-        with closing(builder.build(ledger_db, progress, target=position)) as rebuilt:
-            if not Path(name).exists():
-                raise RefusedToStart(
-                    "The ledger was opened anew meanwhile, which removes unfinished views: check again."
-                )
-            yield rebuilt
-    finally:
-        remove(name)
-        remove(name + ASIDE)
+        yield
+    except (database.SQLError, UnicodeDecodeError) as error:
+        if isinstance(error, database.SQLError) and not database.is_damage(error):
+            raise
+        raise RefusedToStart("The views are damaged; the next start builds them anew.") from error

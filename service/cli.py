@@ -25,8 +25,16 @@ from service.import_lines import Rejected
 from service.location import Location
 from service.log import FORMS, LEVELS
 from service.log_sink import LogSink
-from service.options import Commands, FileToRead, WholeNumber, check_tenant, database_option, settings_with
-from service.progress import Progress
+from service.options import (
+    Commands,
+    FileToRead,
+    WholeNumber,
+    check_tenant,
+    database_option,
+    saying_new_key,
+    settings_with,
+)
+from service.progress import Progress, late_progress
 from service.settings import Settings, variable_of
 from service.signals import hold_signals
 from service.terminal import say, visible, write
@@ -61,6 +69,7 @@ def cli() -> None:
     type=click.Choice(FORMS),
     help="Log as json or text.  [default: text on a terminal, else json]",
 )
+@click.option("--new-signing-key", is_flag=True, help="Make a signing key for a ledger whose own is lost.")
 def serve(
     database: str | None,
     host: str | None,
@@ -68,6 +77,7 @@ def serve(
     workers: int | None,
     log_level: str | None,
     log_format: str | None,
+    new_signing_key: bool,  # noqa: FBT001
 ) -> None:
     """Serve the HTTP API until SIGTERM or Ctrl-C."""
     hold_signals()
@@ -79,13 +89,15 @@ def serve(
     log.set_up(settings.log_level, form=settings.log_format)
     log.catch_all()
     out = LogSink(sys.stdout.fileno())  # nobody waits for a reader who does not read, and a lost line is no failure
+    if new_signing_key and settings.in_memory:
+        raise click.UsageError("A ledger in memory gets a new signing key at each start: leave --new-signing-key out.")
 
     def announce(url: str, events: int | None) -> None:
         served = _what_is_served(settings, events)
         for line in (f"chatledger serves {served} on {url}", f"API page: {url}/schema"):
             out.write(visible(line).encode(errors="backslashreplace") + b"\n")
 
-    run(settings, announce=announce)
+    run(settings, announce=announce, new_signing_key=new_signing_key)
 
 
 def _what_is_served(settings: Settings, events: int | None) -> str:
@@ -108,7 +120,7 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
     settings = settings_with(database_path=database)
     check_tenant(tenant)
     source = importer.open_source(file, settings, tenant_id=tenant)
-    with ExitStack() as stack:
+    with saying_new_key(settings, "import"), ExitStack() as stack:
         committer = stack.enter_context(offline.writing(settings))
         progress = stack.enter_context(
             Progress("import", unit=source.unit, total=source.total, bytes_=source.unit == "bytes")
@@ -118,7 +130,7 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
             source,
             on_rejected=_say_rejected(),
             on_progress=progress.update,
-            on_views=_progress_of_views(stack),
+            on_views=late_progress(stack, "views", unit="events"),
         )
     say(
         f"{report.sessions} sessions with {report.messages} messages imported, {report.present} were there already, "
@@ -126,19 +138,6 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
     )
     if report.rejected:
         sys.exit(1)
-
-
-def _progress_of_views(stack: ExitStack) -> Callable[[int, int], None]:
-    """Shown from its first call on, and until *stack* ends: after a small import the views have nothing to catch up."""
-    progress: Progress | None = None
-
-    def update(done: int, total: int) -> None:
-        nonlocal progress
-        if progress is None:
-            progress = stack.enter_context(Progress("views", unit="events"))
-        progress.update(done, total)
-
-    return update
 
 
 def _say_rejected() -> Callable[[Rejected], None]:

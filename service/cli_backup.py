@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from service.backup import backup as back_up
-from service.options import WholeNumber, database_option, settings_with
+from service.options import Command, WholeNumber, database_option, say_older_schema, settings_with
 from service.progress import Progress
 from service.restore import Steps
 from service.restore import restore as bring_back
@@ -15,7 +15,7 @@ from service.terminal import say
 _PATH = click.Path(path_type=Path)
 
 
-@click.command(short_help="Copy the ledger into a new file and verify the copy.")
+@click.command(cls=Command, short_help="Copy the ledger into a new file and verify the copy.")
 @database_option
 @click.argument("dest", type=_PATH)
 def backup(database: str | None, dest: Path) -> None:
@@ -23,17 +23,19 @@ def backup(database: str | None, dest: Path) -> None:
 
     The signing key is not in it: keep a copy of that elsewhere.
     """
+    settings = settings_with(database_path=database)
     with ExitStack() as stack:
         found = back_up(
-            settings_with(database_path=database),
+            settings,
             dest,
             on_copied=_Shown(stack, "copy", "pages").update,
             on_verified=_Shown(stack, "verify", "events").update,
         )
     say(f"{found.size} events backed up into {dest}; the tree's root is {found.root().hex()}")
+    say_older_schema(settings)
 
 
-@click.command(short_help="Bring the ledger back from a backup.")
+@click.command(cls=Command, short_help="Bring the ledger back from a backup.")
 @database_option
 @click.option("--to-position", type=WholeNumber(min=1), metavar="N", help="Leave out the events behind position N.")
 @click.argument("src", type=_PATH)
@@ -50,8 +52,10 @@ def restore(database: str | None, to_position: int | None, src: Path) -> None:
             verified=_Shown(stack, "verify", "events").update,
             viewed=_Shown(stack, "views", "events").update,
         )
-        found = bring_back(settings, src, steps, to_position=to_position)
+        found, key_to_do = bring_back(settings, src, steps, to_position=to_position)
     say(f"{found.size} events restored into {settings.database_path}; the tree's root is {found.root().hex()}")
+    if key_to_do:
+        say(key_to_do)
 
 
 class _Shown:

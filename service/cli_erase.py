@@ -13,7 +13,7 @@ from service.committer import Committer
 from service.errors import LedgerLocked
 from service.ids import is_id
 from service.location import Address
-from service.options import check_tenant, database_option, settings_with
+from service.options import Command, check_tenant, database_option, settings_with
 from service.settings import Settings
 from service.terminal import say
 
@@ -31,7 +31,7 @@ class _Answer(remote.Answered, frozen=True):
     forks: tuple[str, ...] = ()
 
 
-@click.command(short_help="Erase a session, or all sessions of a user, for good.")
+@click.command(cls=Command, short_help="Erase a session, or all sessions of a user, for good.")
 @database_option
 @click.option("--session", help="Erase this session.")
 @click.option("--user", help="Erase all sessions of this user, deleted ones too.")

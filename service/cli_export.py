@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,13 +10,13 @@ import click
 
 from service import exporter, offline, streams
 from service.database import Connection
-from service.errors import NotFound, RefusedToStart
-from service.options import check_tenant, database_option, settings_with
-from service.progress import Progress
+from service.errors import RefusedToStart
+from service.options import Command, check_tenant, database_option, say_older_schema, settings_with
+from service.progress import Progress, late_progress
 from service.transcript import markdown as transcript
 
 
-@click.command(short_help="Write sessions or events as JSON lines, or one as Markdown.")
+@click.command(cls=Command, short_help="Write sessions or events as JSON lines, or one as Markdown.")
 @database_option
 @click.option("--tenant", help="Write what is this tenant's.  [default: default; with --events all tenants]")
 @click.option("--session", metavar="ID", help="Write this session alone.")
@@ -42,23 +42,26 @@ def export(
         raise click.UsageError("--markdown and --events are two forms; choose one.")
     if markdown and session is None:
         raise click.UsageError("--markdown is of one session: name it with --session.")
-    try:
-        with offline.reading(settings) as (views, ledger_db):
-            if events:
-                parts, unit = _events(ledger_db, tenant, session), "events"
-            elif markdown and session is not None:
+    with ExitStack() as stack:
+        if events:
+            ledger_db = stack.enter_context(offline.reading_events(settings))
+            parts, unit = _events(ledger_db, tenant, session), "events"
+        else:
+            with ExitStack() as shown:
+                progress_of_views = late_progress(shown, "views", unit="events")
+                views, _ = stack.enter_context(offline.reading(settings, views_progress=progress_of_views))
+            if markdown and session is not None:
                 found = exporter.find_session(views, tenant or "default", session)
                 parts, unit = transcript(views, found), "messages"
             else:
                 parts, unit = _sessions(views, tenant or "default", session), "sessions"
-            with _output(output) as file, Progress("export", unit=unit) as progress:
-                for number, part in parts:
-                    file.write(part)
-                    if output is None:
-                        streams.check_output()  # nobody is there for what follows
-                    progress.update(number)
-    except NotFound as error:
-        raise RefusedToStart(f"{session}: {error}") from error
+        with _output(output) as file, Progress("export", unit=unit) as progress:
+            for number, part in parts:
+                file.write(part)
+                if output is None:
+                    streams.check_output()  # nobody is there for what follows
+                progress.update(number)
+    say_older_schema(settings)
 
 
 def _events(ledger_db: Connection, tenant: str | None, session: str | None) -> Iterator[tuple[int, bytes]]:

@@ -17,7 +17,7 @@ from service.events import KEYS_SESSION, SYSTEM_TENANT
 from service.group import Submission
 from service.keys import new_text
 from service.location import Address
-from service.options import check_tenant, database_option, settings_with
+from service.options import check_tenant, database_option, saying_new_key, settings_with
 from service.tenant_keys import NewKey, key_created
 from service.terminal import say, write
 
@@ -94,7 +94,7 @@ def create(
     except DomainError as refusal:
         raise click.UsageError(str(refusal)) from refusal
     try:
-        with offline.writing(settings) as committer:
+        with saying_new_key(settings, "key"), offline.writing(settings) as committer:
             _commit(committer, CreateKey(created, settings.keys_max))
     except LedgerLocked as locked:
         body = msgspec.json.encode(

@@ -7,7 +7,7 @@ import click
 from projections.compare import Difference
 from service import check, offline, remote
 from service.errors import LedgerLocked
-from service.options import database_option, settings_with
+from service.options import Command, database_option, say_older_schema, settings_with
 from service.progress import Progress
 from service.settings import Settings
 from service.terminal import say
@@ -16,7 +16,7 @@ DIFFERENCES_SHOWN = 20
 """How many differences a check names; views of another history have as many as rows."""
 
 
-@click.command(short_help="Rebuild the views from the ledger, or check them.")
+@click.command(cls=Command, short_help="Rebuild the views from the ledger, or check them.")
 @database_option
 @click.option("--check", "only_check", is_flag=True, help="Change nothing, and compare the views with a rebuild.")
 def replay(database: str | None, only_check: bool) -> None:  # noqa: FBT001
@@ -26,7 +26,9 @@ def replay(database: str | None, only_check: bool) -> None:  # noqa: FBT001
     """
     settings = settings_with(database_path=database)
     if only_check:
-        if not compare_views(settings, "replay"):
+        same = compare_views(settings, "replay")
+        say_older_schema(settings)
+        if not same:
             sys.exit(1)
         return
     try:
@@ -58,9 +60,11 @@ def compare_views(settings: Settings, label: str) -> bool:
             say("… and more; the last line has the count")
 
     with Progress(label, unit="events") as progress:
-        position = check.check(settings, on_difference=tell, progress=progress.update)
+        checked = check.check(settings, on_difference=tell, progress=progress.update)
     if found:
-        say(f"{found} differences between the views and a rebuild of {position} events")
+        say(f"{found} differences between the views and a rebuild of {checked.position} events")
     else:
-        say(f"the views are what {position} events make of them")
+        say(f"the views are what {checked.position} events make of them")
+    if checked.behind_events:
+        say(f"the views lack the newest {checked.behind_events} events, which the next start gives them")
     return found == 0

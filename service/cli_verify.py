@@ -1,30 +1,38 @@
 """`chatledger verify`: the whole ledger, or one bundle without any."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from service import bundle, database, failures, ledger, offline
+from service import bundle, database, ledger, offline
+from service.check import ViewsNotChecked
 from service.cli_replay import compare_views
+from service.clock import format_us
+from service.database import Connection
 from service.errors import UnsoundProof
-from service.options import FileToRead, database_option, settings_with
+from service.head_file import SavedHead, read_head
+from service.location import Location
+from service.options import Command, FileToRead, database_option, settings_with, verifier_key
 from service.progress import Progress
 from service.settings import Settings
-from service.signing import Head, Verifier, key_path, origin_of, signer_of
+from service.signing import Head, Verifier, existing_signer, has_key, origin_of
 from service.terminal import say
-from service.verify import verify_ledger
+from service.verify import lacking, verify_ledger
 
 _FILE = FileToRead()
 
 
-@click.command(short_help="Check every event, the tree and the views, or a proof bundle.")
+@click.command(cls=Command, short_help="Check every event, the tree and the views, or a proof bundle.")
 @database_option
 @click.option("--head", "head_file", type=_FILE, help="Check that the ledger extends this signed head from earlier.")
 @click.option("--bundle", "bundle_file", type=_FILE, help="Check this proof bundle, and no ledger.")
-@click.option("--public-key", metavar="KEY", help="Check that this key has signed the head or the bundle.")
+@click.option(
+    "--public-key",
+    metavar="KEY",
+    callback=verifier_key,
+    help="Check that this key has signed the head or the bundle.",
+)
 @click.option(
     "--save-head", type=click.Path(dir_okay=False, path_type=Path), help="Write the signed head of what was verified."
 )
@@ -32,82 +40,84 @@ def verify(
     database: str | None,
     head_file: Path | None,
     bundle_file: Path | None,
-    public_key: str | None,
+    public_key: Verifier | None,
     save_head: Path | None,
 ) -> None:
     """Read the whole ledger again and check every event, its place and the tree; also beside a running server.
 
-    Then the views, if there are any, against a rebuild.
+    Then the views, if there are any, against a rebuild. Nothing is changed: a ledger of an older chatledger, or on
+    read-only media, is read as it is.
     """
     if bundle_file is not None:
+        beside = {"--head": head_file, "--database": database, "--save-head": save_head}
+        for option, value in beside.items():
+            if value is not None:
+                raise click.UsageError(f"--bundle is checked without any ledger: leave {option} out.")
         _verify_bundle(bundle_file, public_key)
         return
+    if public_key is not None and head_file is None:
+        raise click.UsageError("--public-key is for checking a --head or a --bundle, and neither is given.")
     settings = settings_with(database_path=database)
-    earlier = None if head_file is None else _earlier(settings, head_file, public_key)
+    saved = None if head_file is None else read_head(head_file)
     location = offline.existing(settings)
-    connection = _open(settings)
+    with offline.reading_ledger(location, settings) as connection:
+        _verify_ledger(connection, location, settings, saved, public_key, save_head)
+    try:
+        if not compare_views(settings, "views"):
+            sys.exit(1)
+    except ViewsNotChecked as reason:
+        say(str(reason))
+
+
+def _verify_ledger(
+    connection: Connection,
+    location: Location,
+    settings: Settings,
+    saved: SavedHead | None,
+    public_key: Verifier | None,
+    save_head: Path | None,
+) -> None:
     ledger_id = ledger.identity(connection)
-    if earlier is not None and earlier.origin != origin_of(ledger_id):
-        raise UnsoundProof(f"The head is of {earlier.origin}, and the ledger is {origin_of(ledger_id)}.")
+    earlier = None if saved is None else _checked(saved, ledger_id, location, settings, public_key)
+    # Before all is read: whoever wants a head is told at once that there is nothing to sign it with.
+    signer = None if save_head is None else existing_signer(location, settings, ledger_id)
     with Progress("verify", unit="events") as progress:
         found = verify_ledger(connection, earlier=earlier, progress=progress.update)
-    connection.close()
     say(f"{found.size} events verified; the tree's root is {found.root().hex()}")
     if earlier is not None:
         say(f"the ledger extends the head of {earlier.size} events")
-    if save_head is not None:
-        head = signer_of(location, settings, ledger_id).sign(found.size, found.root())
-        try:
-            save_head.write_text(head)
-        except OSError as error:
-            failures.refuse_about(str(save_head), error)
-    if location.generations() and not compare_views(settings, "views"):
-        sys.exit(1)
+    schema, newest = database.schema_of(connection), database.newest_schema()
+    if schema < newest:
+        missing = ", ".join(lacking(schema)) or "nothing that is verified"
+        say(f"the ledger has schema {schema}, this chatledger {newest}: not there to be checked: {missing}")
+    if save_head is not None and signer is not None:
+        save_head.write_text(signer.sign(found.size, found.root()))
 
 
-def _open(settings: Settings) -> database.Connection:
-    return database.open_ledger_reader(offline.existing(settings), settings)
-
-
-def _earlier(settings: Settings, head_file: Path, public_key: str | None) -> Head:
-    """The head in a file, whose signature is checked with the given key, or with that beside the ledger."""
+def _checked(
+    saved: SavedHead, ledger_id: str, location: Location, settings: Settings, public_key: Verifier | None
+) -> Head:
+    """The head, whose signature is checked with the given key, or with that beside the ledger."""
     if public_key is not None:
-        verifier = Verifier.of(public_key)
+        verifier = public_key
+    elif not has_key(location, settings):
+        raise UnsoundProof("There is no key beside the ledger to check the head with: name one with --public-key.")
     else:
-        location = offline.existing(settings)
-        if not key_path(location, settings).exists():
-            raise UnsoundProof(
-                f"There is no key beside {settings.database_path} to check the head with: name one with --public-key."
-            )
-        connection = _open(settings)
-        verifier = signer_of(location, settings, ledger.identity(connection)).verifier
-        connection.close()
-    with _about(head_file):
-        return verifier.read(head_file.read_text("utf-8"))
+        verifier = existing_signer(location, settings, ledger_id).verifier
+    head = saved.read(verifier)
+    if head.origin != origin_of(ledger_id):
+        raise UnsoundProof(f"The head is of {head.origin}, and the ledger is {origin_of(ledger_id)}.")
+    return head
 
 
-@contextmanager
-def _about(file: Path) -> Iterator[None]:
-    """Name the *file* that is no proof.
-
-    Raises:
-        UnsoundProof: with its name.
-    """
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise UnsoundProof(f"{file}: it is not UTF-8.") from error
-    except UnsoundProof as error:
-        raise UnsoundProof(f"{file}: {error}") from error
-
-
-def _verify_bundle(file: Path, public_key: str | None) -> None:
-    with _about(file):
-        found = bundle.check(file.read_bytes(), public_key=public_key)
+def _verify_bundle(file: Path, public_key: Verifier | None) -> None:
+    found = bundle.check(file.read_bytes(), public_key=None if public_key is None else str(public_key))
     say(
         f"{found.events} events of session {found.session} of tenant {found.tenant} verified, {found.erased} of them "
         f"erased, in the ledger of {found.head.size} events"
     )
+    say(f"recorded from {format_us(found.first_recorded_at)} to {format_us(found.last_recorded_at)}")
+    say(f"up to version {found.events}: later events may exist")
     say(f"signed by {found.public_key}")
     if public_key is None:
         say("compare this key with one that you have from elsewhere, or name that with --public-key")

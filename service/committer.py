@@ -26,6 +26,7 @@ from service.ledger import Record
 from service.location import Location, exclusive
 from service.merkle import Frontier
 from service.settings import Settings
+from service.signing import check_no_other_key
 
 log = structlog.get_logger("chatledger.committer")
 
@@ -56,6 +57,7 @@ def hold(location: Location, settings: Settings) -> Iterator["Committer"]:
 @contextmanager
 def opened(location: Location, settings: Settings) -> Iterator["Committer"]:
     """As `hold`, for whoever has the folder, the lock and the names of failures already."""
+    check_no_other_key(location, settings)
     committer = Committer(location, settings, Views(location, settings, projection.load(settings.projections)))
     committer.open()
     try:

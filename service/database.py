@@ -16,7 +16,7 @@ from typing import NoReturn, TypeAlias
 import apsw
 import structlog
 
-from service import failures
+from service import failures, file_access
 from service.clock import now_us
 from service.errors import (
     ChatledgerError,
@@ -180,26 +180,50 @@ def limit_log(connection: Connection, schema: str, *, pages: int) -> None:
 def open_reader(name: str, location: Location, settings: Settings) -> Connection:
     """A connection that can only read, to the ledger or to views that exist.
 
+    Where SQLite cannot have its files beside it, because the file lies on read-only media, it is read without locks.
+
     Raises:
-        RefusedToStart: there is no such file.
+        RefusedToStart: there is no such file, or it cannot be read where it lies.
+        UnfinishedTransaction: only a writer can open it now.
     """
     try:
-        connection = _open(
-            name,
-            memory=location.memory,
-            flags=apsw.SQLITE_OPEN_READONLY,
-            busy_timeout_ms=settings.busy_timeout_ms,
-        )
-        with _closed_on_failure(connection):
-            connection.pragma("query_only", True)  # noqa: FBT003
-            connection.pragma("schema_version")  # SQLite opens the file only now
-    except apsw.CantOpenError as error:
-        raise RefusedToStart(f"{Path(name).name} cannot be opened for reading.") from error
+        return _open_to_read(name, location, settings)
+    except (apsw.CantOpenError, apsw.ReadOnlyError) as error:
+        if not location.memory and file_access.is_read_without_locks(name):
+            return _open_to_read(_uri_to_read(name), location, settings, flags=apsw.SQLITE_OPEN_URI)
+        if _has_unfinished_transaction(name, error):
+            raise UnfinishedTransaction(Path(name).name) from error
+        reason = file_access.why_unreadable(name, str(error))
+        raise RefusedToStart(f"{Path(name).name} cannot be opened for reading: {reason}.") from error
+
+
+def _open_to_read(name: str, location: Location, settings: Settings, *, flags: int = 0) -> Connection:
+    connection = _open(
+        name,
+        memory=location.memory,
+        flags=flags | apsw.SQLITE_OPEN_READONLY,
+        busy_timeout_ms=settings.busy_timeout_ms,
+    )
+    with _closed_on_failure(connection):
+        connection.pragma("query_only", True)  # noqa: FBT003
+        connection.pragma("schema_version")  # SQLite opens the file only now
     return connection
 
 
+def _has_unfinished_transaction(name: str, error: apsw.Error) -> bool:
+    """Whether *error* says that a journal has to be played back, which whoever writes to the file next does."""
+    code: int = getattr(error, "extendedresult", 0)  # APSW's types do not know it
+    return code == apsw.SQLITE_READONLY_ROLLBACK and not file_access.is_read_only(name)
+
+
+def _uri_to_read(name: str) -> str:
+    """How to attach the file *name* to be read, so that it is opened as `open_reader` would."""
+    immutable = "&immutable=1" if file_access.is_read_without_locks(name) else ""
+    return f"{Path(name).as_uri()}?mode=ro{immutable}"
+
+
 def open_ledger_reader(location: Location, settings: Settings) -> Connection:
-    """A connection that can only read the ledger.
+    """A connection that can only read the ledger, of whatever schema up to ours it is.
 
     Raises:
         RefusedToStart: it is not there, not ours, of a newer schema, or only a writer can open it now.
@@ -212,9 +236,6 @@ def open_ledger_reader(location: Location, settings: Settings) -> Connection:
             _check_is_ledger(connection, name)
     except _NO_DATABASE as error:
         raise LedgerDamaged(f"{name} is not an SQLite database, or is damaged; it was left as it is.") from error
-    except apsw.ReadOnlyError as error:
-        _check_needs_rollback(error, location.ledger)
-        raise UnfinishedTransaction(name) from error
     return connection
 
 
@@ -232,14 +253,17 @@ def open_foreign(path: Path, settings: Settings) -> Connection:
     """A read-only connection to somebody else's SQLite file, for an import."""
     location = Location(str(path), memory=False)
     try:
-        return open_reader(str(path), location, settings)
+        return _open_to_read(str(path), location, settings)
     except _NO_DATABASE as error:
         raise RefusedToStart(f"{path.name} is not an SQLite database, or is damaged.") from error
-    except apsw.ReadOnlyError as error:
-        _check_needs_rollback(error, str(path))
-        raise RefusedToStart(
-            f"{path.name} has an unfinished transaction; open it with its own program first."
-        ) from error
+    except (apsw.CantOpenError, apsw.ReadOnlyError) as error:
+        # Never without locks: its own program may write to it.
+        if _has_unfinished_transaction(str(path), error):
+            raise RefusedToStart(
+                f"{path.name} has an unfinished transaction; open it with its own program first."
+            ) from error
+        reason = file_access.why_unreadable(str(path), str(error))
+        raise RefusedToStart(f"{path.name} cannot be opened for reading: {reason}.") from error
 
 
 def open_memory() -> Connection:
@@ -347,7 +371,7 @@ def open_unfinished(name: str, settings: Settings, *, identity: tuple[str, int] 
 
 def attach_source(connection: Connection, source: Connection) -> None:
     """Attach the file of *source*, to be read only, under the name `source`."""
-    connection.execute("ATTACH ? AS source", (f"{Path(source.filename).as_uri()}?mode=ro",))
+    connection.execute("ATTACH ? AS source", (_uri_to_read(source.filename),))
 
 
 def has_table(connection: Connection, name: str) -> bool:
@@ -380,6 +404,11 @@ def _check_schema_number(connection: Connection, name: str) -> int:
             f"{name} has schema {number}; this chatledger knows up to {newest}. Use the newer chatledger."
         )
     return number
+
+
+def schema_of(connection: Connection) -> int:
+    """The number of the schema that an open ledger has."""
+    return int(str(connection.pragma("user_version", schema="main")))
 
 
 def newest_schema() -> int:
@@ -428,9 +457,9 @@ def open_views(name: str, location: Location, settings: Settings, ledger: Connec
     It is disposable, so commits are not synced one by one.
     """
     connection = _open_writer(name, location, settings, synchronous="normal", page_bytes=VIEWS_PAGE_BYTES)
-    memory, file = f"file:{location.ledger}?vfs=memdb&mode=ro", ledger.filename
+    memory = f"file:{location.ledger}?vfs=memdb&mode=ro"
     try:
-        connection.execute("ATTACH ? AS ledger", (memory if location.memory else f"{Path(file).as_uri()}?mode=ro",))
+        connection.execute("ATTACH ? AS ledger", (memory if location.memory else _uri_to_read(ledger.filename),))
     except apsw.Error:
         connection.close()
         raise

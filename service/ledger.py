@@ -52,9 +52,10 @@ _UNFINISHED_FORKS = "SELECT stream FROM unfinished WHERE source = ? ORDER BY str
 _ALL_UNFINISHED = "SELECT stream FROM unfinished ORDER BY stream"
 _FINISH = "DELETE FROM unfinished WHERE stream IN (SELECT value FROM json_each(?))"
 
-_PENDING = "SELECT stream, position FROM erasures WHERE NOT cleared"
+_PENDING = "SELECT stream, position FROM erasures WHERE NOT {done}"
 _PENDING_MESSAGES = "SELECT position FROM erasable WHERE by IN (SELECT position FROM erasures WHERE NOT cleared)"
-_KNOWS_PENDING = "SELECT EXISTS (SELECT 1 FROM pragma_table_info('erasures') WHERE name = 'cleared')"
+# Before schema 5 it had another name, and before schema 3 nothing could be erased.
+_DONE = "SELECT name FROM pragma_table_info('erasures') WHERE name IN ('cleared', 'rewritten')"
 
 _LAST_VERSION = 2**63 - 1
 
@@ -268,14 +269,16 @@ def may_be_erased(connection: Connection, stream: int, position: int) -> bool:
 @_reading()
 def pending_erasures(connection: Connection) -> PendingErasures:
     """Those that are not finished; nearly always none."""
-    if not connection.execute(_KNOWS_PENDING).get:  # a ledger of an older schema
+    done = connection.execute(_DONE).get
+    if done is None:
         return PendingErasures()
-    rows: list[tuple[Any, ...]] = connection.execute(_PENDING).fetchall()
+    rows: list[tuple[Any, ...]] = connection.execute(_PENDING.format(done=done)).fetchall()
     if not rows:
         return PendingErasures()
-    positions = frozenset(position for (position,) in connection.execute(_PENDING_MESSAGES))
+    of_messages = database.has_table(connection, "erasable")
+    named = connection.execute(_PENDING_MESSAGES) if of_messages else ()
     ended = {stream: position for stream, position in rows if _type_at(connection, position) == SESSION_ERASED}
-    return PendingErasures(ended, positions)
+    return PendingErasures(ended, frozenset(position for (position,) in named))
 
 
 def _type_at(connection: Connection, position: int) -> str:

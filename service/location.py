@@ -44,6 +44,8 @@ PATH_BYTES_MAX = 450
 ORPHANS_WAIT_S = 15.0
 """How long to wait for workers whose supervisor was killed: they are about to end."""
 ORPHANS_PAUSE_S = 0.02
+LOOK_WAIT_S = 0.1
+"""How long to wait for whoever only looks whether the ledger is held: that takes much less than a millisecond."""
 
 _memory_names = itertools.count(1)
 
@@ -254,6 +256,29 @@ def _has_name(descriptor: int, name: str) -> bool:
         return False
 
 
+def is_held(location: Location) -> bool | None:
+    """Whether a server or a command holds the ledger; None where this user may not look. It makes no file.
+
+    The shared lock that it takes for a moment is released at once; whoever starts just then tries again (`_lock`).
+    """
+    try:
+        descriptor = os.open(_lock_name(location), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 class _Holder(msgspec.Struct, frozen=True):
     """What a lock file says from its first moment on: the process that took the lock."""
 
@@ -261,12 +286,13 @@ class _Holder(msgspec.Struct, frozen=True):
 
 
 def _lock(descriptor: int, location: Location) -> None:
-    until_s = time.monotonic() + ORPHANS_WAIT_S
+    began_s = time.monotonic()
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > until_s or not _is_orphaned(location):
+            waited_s = time.monotonic() - began_s
+            if waited_s > LOOK_WAIT_S and (waited_s > ORPHANS_WAIT_S or not _is_orphaned(location)):
                 raise LedgerLocked(
                     f"{location.ledger} is in use: a server or another command of chatledger writes to it."
                 ) from None

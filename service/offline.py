@@ -8,24 +8,29 @@ import msgspec
 
 from projections.build import Progress
 from projections.views import Views
-from service import __version__, database, erasure, ledger
+from service import __version__, database, erasure, file_access, ledger
 from service.clock import now_us
 from service.committer import Committer, hold, read_keys
 from service.database import Connection
 from service.errors import LedgerLocked, RefusedToStart
-from service.location import Address, Location, exclusive, is_file, noted_address
+from service.location import Address, Location, is_file, is_held, noted_address
 from service.settings import Settings
+from service.signing import make_first_key
+from service.views_reader import ViewsUnreadable, note_of, open_live, views_to_read
 
 
 @contextmanager
 def writing(settings: Settings, *, views_progress: Progress | None = None) -> Iterator[Committer]:
-    """The ledger for writing, its views caught up. The folder and the ledger are made if they are not there.
+    """The ledger for writing, its views caught up. Folder, ledger and signing key are made if there is no ledger.
 
     Raises:
         LedgerLocked: a server or another command writes to it.
         RefusedToStart: rule 10.
     """
-    with hold(_in_files(settings), settings) as committer:
+    location = _in_files(settings)
+    with hold(location, settings) as committer:
+        position = ledger.head(committer.ledger).position
+        make_first_key(location, settings, ledger.identity(committer.ledger), events=position)
         committer.views.open(committer.ledger, views_progress)
         # What a crash has left. A reader that holds the logs is no reason to refuse: whoever writes next goes on.
         erasure.finish(committer, wait_ms=erasure.RETRY_TIMEOUT_MS)
@@ -40,25 +45,61 @@ def rebuilding(settings: Settings) -> Iterator[tuple[Views, Connection]]:
 
 
 @contextmanager
-def reading(settings: Settings) -> Iterator[tuple[Connection, Connection]]:
+def reading_ledger(location: Location, settings: Settings) -> Iterator[Connection]:
+    """A read-only connection to the ledger, of whatever schema up to ours it is: nothing is migrated.
+
+    Raises:
+        RefusedToStart: it is not there, not ours, of a newer schema, or cannot be read where it lies.
+        LedgerDamaged: it is no SQLite database, or a damaged one.
+    """
+    with file_access.unchanged(location.ledger):
+        with database.storage_failures_named(location.ledger):
+            connection = database.open_ledger_reader(location, settings)
+        with closing(connection):
+            yield connection
+
+
+@contextmanager
+def reading(settings: Settings, *, views_progress: Progress | None = None) -> Iterator[tuple[Connection, Connection]]:
     """Read-only connections to the views and the ledger.
 
-    Beside a running server its views are up to date; without one they are brought up to date first.
+    Beside a running server its views are up to date; without one they are brought up to date first. Where the ledger
+    is of an older schema, or cannot be written, nothing is changed: views that cannot be used are built aside.
     """
     location = existing(settings)
+    in_use = _bring_up_to_date(location, settings)
+    with (
+        reading_ledger(location, settings) as ledger_db,
+        views_to_read(location, settings, ledger_db, may_lag=in_use, progress=views_progress) as views_db,
+        database.snapshot(views_db),
+    ):
+        yield views_db, ledger_db
+
+
+@contextmanager
+def reading_events(settings: Settings) -> Iterator[Connection]:
+    """As `reading`, for whoever needs no views."""
+    location = existing(settings)
+    _bring_up_to_date(location, settings)
+    with reading_ledger(location, settings) as ledger_db:
+        yield ledger_db
+
+
+def _bring_up_to_date(location: Location, settings: Settings) -> bool:
+    """Have what a crash has left finished, and the views follow, if that may be; whether a server does so by itself."""
+    if not file_access.may_write(location):
+        return bool(is_held(location))
+    try:
+        with reading_ledger(location, settings) as ledger_db:
+            if database.schema_of(ledger_db) < database.newest_schema():
+                return bool(is_held(location))
+    except database.UnfinishedTransaction:
+        pass  # opening it for writing plays it back
     try:
         with writing(settings):
-            pass
+            return False
     except LedgerLocked:
-        pass
-    connections = [open_live(Views(location, settings), location, settings)]
-    try:
-        connections.append(database.open_reader(location.ledger, location, settings))
-        with database.snapshot(connections[0]):
-            yield connections[0], connections[1]
-    finally:
-        for connection in connections:
-            connection.close()
+        return True
 
 
 def server_beside(settings: Settings, locked: LedgerLocked) -> Address:
@@ -73,32 +114,18 @@ def server_beside(settings: Settings, locked: LedgerLocked) -> Address:
     return address
 
 
-def open_live(views: Views, location: Location, settings: Settings) -> Connection:
-    """A read-only connection to the views that are live now, also if a server swaps others in just then.
-
-    Raises:
-        RefusedToStart: they are not there, or cannot be opened.
-    """
-    while True:
-        try:
-            return database.open_reader(views.name, location, settings)
-        except RefusedToStart:
-            newest = max(location.generations(), default=0)
-            if newest == views.generation:
-                raise
-            views.generation = newest
-
-
 class Status(msgspec.Struct, frozen=True):
     """What `chatledger status` shows. Sizes are in bytes with their write-ahead logs.
 
-    What is counted in the views is None where there are none. `keys` are those that are good now, `url` is that of the
-    server that has the ledger.
+    What cannot be known is None: of views that are missing or cannot be used, for the reason in `views_problem`, and
+    whether the ledger is in use where this user may not look at its lock. `keys` are those that are good now, `url` is
+    that of the server that has the ledger.
     """
 
     version: str
     ledger: str
     ledger_id: str
+    schema: int
     events: int
     sessions: int | None
     messages: int | None
@@ -108,8 +135,17 @@ class Status(msgspec.Struct, frozen=True):
     views_position: int | None
     views_lag_events: int | None
     views_bytes: int
-    in_use: bool
+    views_problem: str
+    in_use: bool | None
     url: str | None
+
+
+class _ViewsStatus(msgspec.Struct, frozen=True):
+    name: str = ""
+    position: int | None = None
+    sessions: int | None = None
+    messages: int | None = None
+    problem: str = ""
 
 
 def status_of(settings: Settings) -> Status:
@@ -119,46 +155,49 @@ def status_of(settings: Settings) -> Status:
         RefusedToStart: there is no ledger, or it or its views cannot be read.
     """
     location = existing(settings)
-    views = Views(location, settings)
-    with closing(database.open_ledger_reader(location, settings)) as ledger_db:
-        head = ledger.head(ledger_db).position
-        sessions = messages = reached = None
-        if views.generation:
-            reached, sessions, messages = _counted(views, location, settings)
-        in_use = _in_use(location)
-        server = noted_address(location) if in_use else None
-        return Status(
-            version=__version__,
-            ledger=location.ledger,
-            ledger_id=ledger.identity(ledger_db),
-            events=head,
-            sessions=sessions,
-            messages=messages,
-            keys=sum(key.is_active(now_us()) for key in read_keys(ledger_db).keys.values()),
-            ledger_bytes=_size(location.ledger),
-            views=views.name if views.generation else "",
-            views_position=reached,
-            views_lag_events=None if reached is None else head - reached,
-            views_bytes=_size(views.name) if views.generation else 0,
-            in_use=in_use,
-            url=None if server is None else server.url,
-        )
+    with reading_ledger(location, settings) as ledger_db:
+        ledger_id, head = ledger.identity(ledger_db), ledger.head(ledger_db).position
+        schema, keys = database.schema_of(ledger_db), read_keys(ledger_db).keys.values()
+    in_use = is_held(location)
+    server = noted_address(location) if in_use else None
+    views = _views_status(location, settings, ledger_id)
+    return Status(
+        version=__version__,
+        ledger=location.ledger,
+        ledger_id=ledger_id,
+        schema=schema,
+        events=head,
+        sessions=views.sessions,
+        messages=views.messages,
+        keys=sum(key.is_active(now_us()) for key in keys),
+        ledger_bytes=_size(location.ledger),
+        views=views.name,
+        views_position=views.position,
+        views_lag_events=None if views.position is None else max(0, head - views.position),
+        views_bytes=_size(views.name) if views.name else 0,
+        views_problem=views.problem,
+        in_use=in_use,
+        url=None if server is None else server.url,
+    )
 
 
-def _counted(views: Views, location: Location, settings: Settings) -> tuple[int, int, int]:
-    """The position that the live views have reached, and the sessions and messages that readers see in them.
-
-    Raises:
-        RefusedToStart: they cannot be read.
-    """
+def _views_status(location: Location, settings: Settings, ledger_id: str) -> _ViewsStatus:
     try:
-        with closing(open_live(views, location, settings)) as db:
-            reached = int(db.execute("SELECT position FROM views").get)
+        name, db = open_live(location, settings)
+    except ViewsUnreadable as error:
+        return _ViewsStatus(problem=str(error))
+    with closing(db), database.snapshot(db):
+        note = note_of(db)
+        if note is None:
+            return _ViewsStatus(name, problem="damaged")
+        if not note.serves_readers(ledger_id):
+            return _ViewsStatus(name, note.position, problem="of other projections, or of another ledger")
+        try:
             sessions = int(db.execute("SELECT count(*) FROM live_sessions").get)
             messages = int(db.execute("SELECT coalesce(sum(message_count), 0) FROM live_sessions").get)
-    except database.SQLError as error:
-        database.refuse(error, views.name)
-    return reached, sessions, messages
+        except database.SQLError:
+            return _ViewsStatus(name, note.position, problem="damaged")
+    return _ViewsStatus(name, note.position, sessions, messages)
 
 
 def existing(settings: Settings) -> Location:
@@ -179,14 +218,6 @@ def _in_files(settings: Settings) -> Location:
     if settings.in_memory:
         raise RefusedToStart("A ledger in memory cannot be reached from another process.")
     return Location.of(settings)
-
-
-def _in_use(location: Location) -> bool:
-    try:
-        with exclusive(location):
-            return False
-    except LedgerLocked:
-        return True
 
 
 def _size(name: str) -> int:

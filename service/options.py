@@ -2,19 +2,39 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import msgspec
 
-from service import database, failures
-from service.errors import RefusedToStart
+from service import database, failures, offline
+from service.errors import RefusedToStart, UnsoundProof
 from service.ids import ID_RULE, is_id
+from service.location import Location
 from service.settings import Settings, load_settings
+from service.signing import Verifier, has_key, key_path, verifier_beside
+from service.terminal import say
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A command that refuses an option that is given twice: click would pass over all but the last one, silently."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse *args*.
+
+        Raises:
+            UsageError: an option that takes a value is there twice.
+        """
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option in given:
+            if isinstance(option, click.Option) and not option.is_flag and given.count(option) > 1:
+                raise click.UsageError(f"{option.opts[0]} is given twice; only one can count.", ctx)
+        return super().parse_args(ctx, args)
 
 
 def database_option(function: F) -> F:
@@ -33,6 +53,31 @@ def settings_with(**options: object) -> Settings:
     if context is not None:
         context.find_root().obj = settings
     return settings
+
+
+@contextmanager
+def saying_new_key(settings: Settings, command: str) -> Iterator[None]:
+    """Say on standard error, behind the block, that it made the ledger and with it a signing key, if it did.
+
+    A server has it in its log. The line begins as those of the progress do: what scripts look for are other ones.
+    """
+    location = Location.of(settings)
+    is_new = not settings.in_memory and not has_key(location, settings)
+    yield
+    if is_new and has_key(location, settings):
+        path, verifier = key_path(location, settings), verifier_beside(location, settings)
+        say(f"{command}: made the ledger's signing key {path}; its public key is {verifier}", err=True)
+
+
+def say_older_schema(settings: Settings) -> None:
+    """Say on standard error that the ledger is of an older chatledger, where it is: it is read, and not migrated."""
+    try:
+        with offline.reading_ledger(offline.existing(settings), settings) as ledger_db:
+            schema, newest = database.schema_of(ledger_db), database.newest_schema()
+    except database.UnfinishedTransaction:
+        return  # whoever may write plays it back first
+    if schema < newest:
+        say(f"the ledger has schema {schema}, this chatledger {newest}: it is read as it is", err=True)
 
 
 def check_tenant(tenant: str | None) -> None:
@@ -75,6 +120,9 @@ class FileToRead(click.Path):
 class Commands(click.Group):
     """Commands of which each says in one line what the system or SQLite refuse, with the name of the file."""
 
+    command_class = Command
+    group_class = type
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.
 
@@ -96,3 +144,15 @@ class Commands(click.Group):
 def _ledger(ctx: click.Context) -> str:
     """The ledger's file, as far as it is known by then."""
     return ctx.obj.database_path if isinstance(ctx.obj, Settings) else os.curdir
+
+
+def verifier_key(_context: click.Context, _option: click.Parameter, text: str | None) -> Verifier | None:
+    """The public key that an option names: refused where it is none, before anything else is read or checked."""
+    if text is None:
+        return None
+    if text.strip().startswith("PRIVATE+KEY+"):
+        raise click.BadParameter("That is a private signing key. Give its public key, and the private one to nobody.")
+    try:
+        return Verifier.of(text)
+    except UnsoundProof as error:
+        raise click.BadParameter(f"{error} Expected the `public_key` of GET /v1/ledger/head.") from None

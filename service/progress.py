@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Self
 
 import click
@@ -63,3 +65,16 @@ class Progress:
             self._bar.close()
         elif self._done or kind is None:  # of what was refused there is no progress to tell
             click.echo(self._line(), err=True)
+
+
+def late_progress(stack: ExitStack, what: str, *, unit: str) -> Callable[[int, int], None]:
+    """Progress that is shown from its first call on, and until *stack* ends: of work that is often not needed."""
+    progress: Progress | None = None
+
+    def update(done: int, total: int) -> None:
+        nonlocal progress
+        if progress is None:
+            progress = stack.enter_context(Progress(what, unit=unit))
+        progress.update(done, total)
+
+    return update

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,7 @@ from service.location import (
 )
 from service.merkle import Frontier
 from service.settings import Settings
+from service.signing import missing_key
 
 MIGRATED = ".migrated"
 """Behind the name of what is being restored: a copy of an older backup, brought to our schema."""
@@ -74,14 +75,20 @@ class Steps:
         self.viewed = viewed
 
 
-def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int | None = None) -> Frontier:
+class Restored(NamedTuple):
+    """The tree of what was restored, and what its operator has to do for its signing key, if anything."""
+
+    tree: Frontier
+    key_to_do: str
+
+
+def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int | None = None) -> Restored:
     """Put the ledger in *source* where *settings* say, whole or up to *to_position*, and build its views.
 
     It gets its name only once it is whole, verified and on the disk. A crash before leaves `ledger.db.new`, which
     the next restore or start removes.
 
-    Returns:
-        The tree of what was restored.
+    No key is needed for it: it signs nothing.
 
     Raises:
         RefusedToStart: there is a ledger already, *source* is none, or it does not reach that position.
@@ -97,7 +104,7 @@ def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int 
     try:
         location.make_folder()
         with exclusive(location):
-            found = _restore(location, settings, source, steps, to_position)
+            found, ledger_id = _restore(location, settings, source, steps, to_position)
     except OSError as error:
         failures.refuse(error, location.ledger)
     except database.SQLError as error:
@@ -109,7 +116,7 @@ def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int 
             pass
     except LedgerLocked:
         pass  # a server that has started since then builds them itself
-    return found
+    return Restored(found, missing_key(location, settings, ledger_id))
 
 
 def _look(location: Location, settings: Settings, source: Path, to_position: int | None) -> None:
@@ -122,7 +129,7 @@ def _look(location: Location, settings: Settings, source: Path, to_position: int
     check_encoding(str(source))
     if not is_file(str(source)):
         raise RefusedToStart(f"There is no backup at {source}.")
-    with closing(database.open_ledger_reader(Location(str(source), memory=False), settings)) as connection:
+    with offline.reading_ledger(Location(str(source), memory=False), settings) as connection:
         _check_position(connection, to_position)
 
 
@@ -137,13 +144,17 @@ def _check_position(source: Connection, position: int | None) -> None:
         raise RefusedToStart(f"The backup has positions 1 to {newest}, and no {position}.")
 
 
-def _restore(location: Location, settings: Settings, source: Path, steps: Steps, to_position: int | None) -> Frontier:
+def _restore(
+    location: Location, settings: Settings, source: Path, steps: Steps, to_position: int | None
+) -> tuple[Frontier, str]:
+    """Put the ledger in its place; its tree, and its identity."""
     _check_free(location, settings)
     name, listed = location.ledger + ".new", Path(location.ledger + erasure.LIST)
     erasures = _listed(listed)
     _remove_all(name)
     try:
-        with closing(database.open_ledger_reader(Location(str(source), memory=False), settings)) as connection:
+        with offline.reading_ledger(Location(str(source), memory=False), settings) as connection:
+            ledger_id = ledger.identity(connection)
             if to_position is None:
                 backup.copy(connection, name, settings, steps.copied)
             else:
@@ -162,7 +173,7 @@ def _restore(location: Location, settings: Settings, source: Path, steps: Steps,
         put_in_place(name, location.ledger)
     finally:
         _remove_all(name)
-    return found
+    return found, ledger_id
 
 
 @contextmanager

@@ -36,25 +36,27 @@ from service.tls import own_certificate
 log = structlog.get_logger("chatledger")
 
 
-def serve(settings: Settings, *, announce: Announce) -> None:
+def serve(settings: Settings, *, announce: Announce, new_signing_key: bool = False) -> None:
     """Serve until SIGTERM or SIGINT; *announce* is called once requests are accepted.
+
+    With *new_signing_key* the ledger, whose key is lost, gets another one.
 
     Raises:
         RefusedToStart: the address, the settings or the ledger are not as they must be.
         ServiceFailed: it has ended by itself.
     """
     if settings.workers > 1:
-        supervise(settings, announce=announce)
+        supervise(settings, announce=announce, new_signing_key=new_signing_key)
         return
     # uvloop serves half again as many requests a second (docs/decisions/0006-granian-in-process.md).
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, refusals_named():
-        runner.run(_serve(settings, announce))
+        runner.run(_serve(settings, announce, new_signing_key=new_signing_key))
 
 
-async def _serve(settings: Settings, announce: Announce) -> None:
+async def _serve(settings: Settings, announce: Announce, *, new_signing_key: bool) -> None:
     note_signals()
     address, port = claim_address(settings)
-    app = create_app(settings)
+    app = create_app(settings, new_signing_key=new_signing_key)
     logging.getLogger("_granian").setLevel(logging.ERROR)  # no warning at each start; errors still show
     # A ledger that is not there has no keys: refused before it is made.
     is_there = has_ledger(settings)

@@ -47,7 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     projections: str = ""
     """Further projections as `module:name`, separated by commas."""
     signing_key: str = ""
-    """The file of the Ed25519 key that signs tree heads, made if it is not there. Empty: the ledger's + `.key`."""
+    """The file of the Ed25519 key that signs tree heads, made with the ledger. Empty: the ledger's + `.key`."""
     allow_network_filesystem: bool = False
     """Serve a ledger on a network file system although SQLite's locks may not hold there."""
 

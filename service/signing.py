@@ -6,21 +6,29 @@ https://c2sp.org/signed-note, https://c2sp.org/tlog-checkpoint; docs/ledger-form
 import hashlib
 import os
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from service import database, ledger
 from service.errors import RefusedToStart, UnsoundProof
 from service.location import Location, sync_folder
 from service.merkle import HASH_BYTES
 from service.settings import Settings
 
+log = structlog.get_logger("chatledger")
+
 _ED25519 = b"\x01"
 _PRIVATE = "PRIVATE+KEY"
 _KEY_ID_BYTES = 4
 _SIGNATURE_BYTES = 64
+_GROUP = 0o070
+_OTHERS = 0o007
 
 
 class Head(NamedTuple):
@@ -140,25 +148,201 @@ def key_path(location: Location, settings: Settings) -> Path:
     return Path(settings.signing_key) if settings.signing_key else Path(location.ledger + ".key")
 
 
-def signer_of(location: Location, settings: Settings, ledger_id: str) -> Signer:
-    """The ledger's key; a new one where there is none yet. For a ledger in memory one that ends with the process.
+def has_key(location: Location, settings: Settings) -> bool:
+    """Whether there is a key where the ledger's is to be.
 
     Raises:
-        RefusedToStart: the file cannot be read, is not ours alone, or has another ledger's key.
+        RefusedToStart: this user may not look.
+    """
+    path = key_path(location, settings)
+    with _failures_named(path):
+        return path.exists()
+
+
+def verifier_beside(location: Location, settings: Settings) -> Verifier:
+    """The public key of the key that is there, whichever ledger's it is.
+
+    Raises:
+        RefusedToStart: it cannot be read, or is none.
+    """
+    path = key_path(location, settings)
+    with _failures_named(path):
+        return _parse(path).verifier
+
+
+def check_start(location: Location, settings: Settings, *, new_key: bool) -> None:
+    """Refuse a start without the ledger's key before anything is changed: neither migrated nor built.
+
+    Raises:
+        RefusedToStart: as `signer_of`.
+    """
+    ledger_file = Path(location.ledger)
+    with database.storage_failures_named(location.ledger):
+        if location.memory or not ledger_file.exists() or not ledger_file.stat().st_size:
+            return
+        try:
+            connection = database.open_ledger_reader(location, settings)
+        except database.UnfinishedTransaction:
+            return  # only a writer can open it; `signer_of` refuses then
+        with closing(connection):
+            name, events = origin_of(ledger.identity(connection)), ledger.head(connection).position
+    _found(key_path(location, settings), name, location, events=events, new_key=new_key)
+
+
+def signer_of(location: Location, settings: Settings, ledger_id: str, *, events: int, new_key: bool = False) -> Signer:
+    """The ledger's key, for a server. A ledger without events gets one if it has none; one in memory, for the process.
+
+    A ledger of *events* events without its key is refused: heads that were signed with that key were handed out, and
+    nobody could tell those of a key that silently took its place from somebody else's.
+
+    Args:
+        location: Where the ledger lies.
+        settings: They may name the key's file.
+        ledger_id: The ledger's identity, which the key signs under.
+        events: How many events the ledger has.
+        new_key: Make a key although there are events: the operator says that the old one is lost, or never was.
+
+    Raises:
+        RefusedToStart: the file is missing, cannot be read, is readable by others, or has another ledger's key; or
+            *new_key*, and there is a key.
     """
     name = origin_of(ledger_id)
-    if location.memory and not settings.signing_key:
+    if location.memory:
         return Signer.new(name)
     path = key_path(location, settings)
+    found = _found(path, name, location, events=events, new_key=new_key)
+    with _failures_named(path):
+        if found is None:
+            return _make(path, name, events)
+        _warn_of_group(path)
+        return found
+
+
+def _found(path: Path, name: str, location: Location, *, events: int, new_key: bool) -> Signer | None:
+    """The key, or None where one is to be made."""
+    with _failures_named(path):
+        if not path.exists():
+            if events and not new_key:
+                raise RefusedToStart(
+                    f"The ledger has {events} events, and its signing key {path} is not there. Bring the key back, or "
+                    f"name its file by CHATLEDGER_SIGNING_KEY. If it is lost, or the ledger never had one, a new one "
+                    f"is made by: chatledger serve --new-signing-key{_found_elsewhere(path, name, location)}"
+                )
+            return None
+        if new_key:
+            raise RefusedToStart(f"There is a signing key at {path}: start without --new-signing-key.")
+        return _read(path, name)
+
+
+@contextmanager
+def _failures_named(path: Path) -> Iterator[None]:
     try:
-        return _read(path, name) if path.exists() else _make(path, name)
+        yield
     except OSError as error:
         raise RefusedToStart(f"The signing key {path.name} cannot be read or made: {error.strerror}.") from error
 
 
+def existing_signer(location: Location, settings: Settings, ledger_id: str) -> Signer:
+    """The ledger's key, for a command that changes nothing.
+
+    Raises:
+        RefusedToStart: the file is missing, cannot be read, is readable by others, or has another ledger's key.
+    """
+    path, name = key_path(location, settings), origin_of(ledger_id)
+    with _failures_named(path):
+        if path.exists():
+            found = _read(path, name)
+            _warn_of_group(path)
+            return found
+    raise RefusedToStart(
+        f"The signing key {path} is not there. Bring it back, or name its file by CHATLEDGER_SIGNING_KEY. If it is "
+        f"lost, or the ledger never had one, a new one is made by: chatledger serve "
+        f"--new-signing-key{_found_elsewhere(path, name, location)}"
+    )
+
+
+def make_first_key(location: Location, settings: Settings, ledger_id: str, *, events: int) -> None:
+    """Give a ledger that has no events yet its key, if it has none; for commands, which sign nothing themselves.
+
+    So a key is there before the first event is: a ledger with events and without a key has lost it.
+
+    Raises:
+        RefusedToStart: it cannot be made.
+    """
+    path = key_path(location, settings)
+    with _failures_named(path):
+        if not (events or location.memory or path.exists()):
+            _make(path, origin_of(ledger_id), events)
+
+
+def check_no_other_key(location: Location, settings: Settings) -> None:
+    """Refuse to begin a ledger where the key of one lies: each ledger has its own, so that key is of one that is gone.
+
+    Raises:
+        RefusedToStart: there is a key and no ledger.
+    """
+    if location.memory:
+        return
+    ledger_file, path = Path(location.ledger), key_path(location, settings)
+    try:
+        if (ledger_file.exists() and ledger_file.stat().st_size) or not path.exists():
+            return
+    except OSError:
+        return  # whoever opens them next says what is wrong
+    raise RefusedToStart(
+        f"There is no ledger at {settings.database_path}, but the signing key {path} of one. Bring the ledger back, or "
+        f"move the key away to begin a new ledger."
+    )
+
+
+def missing_key(location: Location, settings: Settings, ledger_id: str) -> str:
+    """What is to be done before the next start of a ledger that was just restored; empty where its key is there."""
+    path, name = key_path(location, settings), origin_of(ledger_id)
+    try:
+        if path.exists():
+            _read(path, name)
+            return ""
+    except (OSError, RefusedToStart) as error:
+        return f"its signing key cannot be used: {error}"
+    return (
+        f"its signing key is not in a backup: copy it to {path} before the next start"
+        f"{_found_elsewhere(path, name, location)}; if it is lost, start once with --new-signing-key"
+    )
+
+
+def _found_elsewhere(path: Path, name: str, location: Location) -> str:
+    """Where in its folder the missing key lies under another name, as it does once the ledger was renamed; or nothing.
+
+    A file is a candidate only if it says that it is this ledger's: TLS and API keys are kept in `*.key` files, too.
+    """
+    wanted = f"{_PRIVATE}+{name}+".encode()
+    for other in sorted(path.parent.glob("*.key")):
+        try:
+            # Never the ledger itself, should it be named so: closing it would drop SQLite's locks.
+            if not other.is_file() or str(other.resolve()) == location.ledger:
+                continue
+            with other.open("rb") as file:
+                if file.read(len(wanted)) == wanted:
+                    return f" ({other} is this ledger's key: rename it)"
+        except OSError:
+            continue
+    return ""
+
+
 def _read(path: Path, name: str) -> Signer:
-    if path.stat().st_mode & 0o077:
-        raise RefusedToStart(f"Others can read the signing key {path.name}: chmod 600 it, and think of a new one.")
+    mode = path.stat().st_mode
+    if mode & _OTHERS:
+        raise RefusedToStart(
+            f"The signing key {path} is readable by other users. Run chmod 600 {path}, and consider replacing the key."
+        )
+    signer = _parse(path)
+    found = signer.verifier.name
+    if found != name:
+        raise RefusedToStart(f"The signing key {path.name} is that of {found}, and this ledger is {name}.")
+    return signer
+
+
+def _parse(path: Path) -> Signer:
     try:
         text = path.read_text("ascii").strip().removeprefix(_PRIVATE + "+")
         found, key_id, encoded = text.split("+", 2)
@@ -168,12 +352,17 @@ def _read(path: Path, name: str) -> Signer:
         raise RefusedToStart(f"{path.name} is no signing key of chatledger.") from None
     if raw[:1] != _ED25519 or signer.verifier.key_id.hex() != key_id:
         raise RefusedToStart(f"{path.name} is no signing key of chatledger.")
-    if found != name:
-        raise RefusedToStart(f"The signing key {path.name} is that of {found}, and this ledger is {name}.")
     return signer
 
 
-def _make(path: Path, name: str) -> Signer:
+def _warn_of_group(path: Path) -> None:
+    """Not refused: where a volume belongs to a group (fsGroup of Kubernetes), its files are made readable by it."""
+    mode = path.stat().st_mode
+    if mode & _GROUP:
+        log.warning("signing key readable by group", key=str(path), mode=f"{mode & 0o777:o}")
+
+
+def _make(path: Path, name: str, events: int) -> Signer:
     signer = Signer.new(name)
     unfinished = path.with_name(path.name + ".new")
     unfinished.unlink(missing_ok=True)
@@ -184,4 +373,5 @@ def _make(path: Path, name: str) -> Signer:
         os.fsync(file.fileno())
     unfinished.rename(path)
     sync_folder(path.parent)  # before a head is handed out: after a power cut another key would sign
+    log.info("signing key made", key=str(path), verifier=str(signer.verifier), events=events)
     return signer

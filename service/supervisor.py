@@ -32,7 +32,7 @@ from service.metrics import LOG_LINES_DROPPED, Family, Reading
 from service.origins import parse_origins
 from service.settings import Settings
 from service.signals import note_signals
-from service.signing import signer_of
+from service.signing import check_start, signer_of
 from service.tls import check_files, own_certificate
 
 log = structlog.get_logger("chatledger")
@@ -53,7 +53,7 @@ END_TIMEOUT_S = 10.0
 """How long a worker may take to close its files behind the last answer; then it is killed, as a crash would."""
 
 
-def supervise(settings: Settings, *, announce: Announce) -> None:
+def supervise(settings: Settings, *, announce: Announce, new_signing_key: bool = False) -> None:
     """Serve with several workers until SIGTERM or SIGINT; *announce* is called once all accept requests.
 
     Raises:
@@ -67,24 +67,28 @@ def supervise(settings: Settings, *, announce: Announce) -> None:
     with kept_address(settings) as (address, port):
         is_there = has_ledger(settings)
         check_exposure(settings, address, is_open=not settings.jwks and not is_there)
-        with _prepared(location, settings, address) as (board, lock):
+        with _prepared(location, settings, address, new_signing_key=new_signing_key) as (board, lock):
             events = board.position if is_there else None
             supervisor = _Supervisor(settings, location, board, lock, address, port)
             asyncio.run(supervisor.run(lambda url: announce(url, events)))
 
 
 @contextmanager
-def _prepared(location: Location, settings: Settings, address: str) -> Iterator[tuple[Board, int]]:
+def _prepared(
+    location: Location, settings: Settings, address: str, *, new_signing_key: bool
+) -> Iterator[tuple[Board, int]]:
     """Hold the ledger, with all done that is done once: a board for the workers, and the lock's descriptor."""
     with contextlib.ExitStack() as stack:
         with database.storage_failures_named(location.ledger):
             database.look(location, settings)
+            check_start(location, settings, new_key=new_signing_key)
             location.make_folder()
             lock = stack.enter_context(exclusive(location))
             with opened(location, settings) as committer:
                 open_views(committer)
                 check_exposure(settings, address, is_open=not settings.jwks and not committer.keys.keys)
-                signer_of(location, settings, ledger.identity(committer.ledger))
+                identity, events = ledger.identity(committer.ledger), ledger.head(committer.ledger).position
+                signer_of(location, settings, identity, events=events, new_key=new_signing_key)
                 generation, position = committer.views.generation, committer.views.position
         if lock is None:
             raise TypeError("only a ledger in memory has no lock")

@@ -33,15 +33,24 @@ _KEPT = "SELECT commitment FROM commitments WHERE position = ?"
 _ERASABLE_BY = "SELECT by FROM erasable WHERE position = ?"
 _TILES = "SELECT level, number, hashes FROM tiles ORDER BY level, number"
 
+_SINCE = {"tree": 2, "tiles": 2, "commitments": 2, "erasures": 3, "erasable": 5}
+"""The tables that stand behind an event's proof, and the schema that each came with."""
+
 Progress = Callable[[int, int], None]
 
 
+def lacking(schema: int) -> list[str]:
+    """What a ledger of that schema does not have yet, of all that there is to verify in one of today."""
+    return [name for name, since in _SINCE.items() if schema < since]
+
+
 class Verification:
-    """One reading of a ledger. `frontier` is the tree so far."""
+    """One reading of a ledger, of whatever schema up to ours it is. `frontier` is the tree so far."""
 
     def __init__(self, connection: Connection) -> None:
         self.frontier = Frontier()
         self._connection = connection
+        self._lacking = lacking(database.schema_of(connection))
         self._versions: dict[int, int] = {}
         self._ended: set[int] = set()
         self._tiles: list[TileHash] = []
@@ -69,7 +78,8 @@ class Verification:
             )
         if earlier is not None and earlier.size == 0:
             self._same_root(earlier, Frontier())
-        self._check_tree()
+        if "tree" not in self._lacking:
+            self._check_tree()
         return self.frontier
 
     def _check_file(self) -> int:
@@ -123,57 +133,63 @@ class Verification:
         ) = row
         if tenant is None:
             raise LedgerDamaged(f"The event at position {position} belongs to no session.")
+        place = f"{position} (session {session!r} of tenant {tenant!r})"
         expected = self._versions.get(stream, 0) + 1
         if version != expected:
-            raise LedgerDamaged(f"The event at position {position} has version {version} where {expected} was to come.")
+            raise LedgerDamaged(f"The event at position {place} has version {version} where {expected} was to come.")
         if stream in self._ended:
-            raise LedgerDamaged(f"The event at position {position} follows the erasure of its session.")
+            raise LedgerDamaged(f"The event at position {place} follows the erasure of its session.")
         self._versions[stream] = version
         if kind == SESSION_ERASED:
             self._ended.add(stream)
-        committed = self._erased(row) if is_erased(payload) else self._committed(row)
+        committed = self._erased(row, place) if is_erased(payload) else self._committed(row, place)
         entry = record_bytes(
             LeafRecord(
                 actor, committed.hex(), position, recorded_at, request_id, schema, session, tenant, kind, version
             )
         )
         if entry_hash(entry) != leaf:
-            raise LedgerDamaged(f"The event at position {position} does not match its leaf.")
+            raise LedgerDamaged(f"The event at position {place} does not match its leaf.")
         return bytes(leaf)
 
-    def _committed(self, row: tuple[Any, ...]) -> bytes:
+    def _committed(self, row: tuple[Any, ...], place: str) -> bytes:
         """The commitment of an event that has its payload, which is read."""
         position, kind, schema, payload, salt = row[0], row[5], row[6], row[10], row[11]
         if salt is None or len(salt) != SALT_BYTES:
-            raise LedgerDamaged(f"The salt of the event at position {position} is gone, and nobody erased it.")
+            raise LedgerDamaged(f"The salt of the event at position {place} is gone, and nobody erased it.")
         try:
             data = decode_payload(kind, schema, payload)
             payload.decode()  # members of free form are not read above, so they may be no UTF-8
         except (UnknownEvent, UnicodeDecodeError) as error:
-            raise LedgerDamaged(f"The event at position {position} cannot be read: {error}.") from error
+            raise LedgerDamaged(f"The event at position {place} cannot be read: {error}.") from error
         if isinstance(data, MessageErased):
-            self._check_erasable(position, data)
+            self._check_erasable(position, place, data)
         return commitment(salt, payload)
 
-    def _check_erasable(self, position: int, data: MessageErased) -> None:
+    def _check_erasable(self, position: int, place: str, data: MessageErased) -> None:
         """The events that a `message.erased` names are those that the table of the erasable has of it."""
         for named in data.positions:
             by = self._connection.execute(_ERASABLE_BY, (named,)).get
             if not isinstance(by, int) or by > position:
-                raise LedgerDamaged(f"The event at position {position} erases {named}, which the ledger does not know.")
+                raise LedgerDamaged(f"The event at position {place} erases {named}, which the ledger does not know.")
 
-    def _erased(self, row: tuple[Any, ...]) -> bytes:
+    def _erased(self, row: tuple[Any, ...], place: str) -> bytes:
         """The commitment that is kept of an event without payload, which somebody has to have erased."""
         position, stream, kind, payload, salt = row[0], row[1], row[5], row[10], row[11]
         if payload is not None and not ledger.is_blank(payload, salt):
-            raise LedgerDamaged(f"The event at position {position} cannot be read: its payload begins with a zero.")
-        kept = self._connection.execute(_KEPT, (position,)).fetchone()
+            raise LedgerDamaged(f"The event at position {place} cannot be read: its payload begins with a zero.")
+        kept = self._kept(position)
         allowed = kind != SESSION_ERASED and ledger.may_be_erased(self._connection, stream, position)
         if (payload is None) != (salt is None) or kept is None or not allowed:
-            raise LedgerDamaged(
-                f"The payload or salt of the event at position {position} is gone, and nobody erased it."
-            )
-        return bytes(kept[0])
+            raise LedgerDamaged(f"The payload or salt of the event at position {place} is gone, and nobody erased it.")
+        return kept
+
+    def _kept(self, position: int) -> bytes | None:
+        """The commitment that was kept of an erased event's payload, if there is one."""
+        if "commitments" in self._lacking:
+            return None
+        row = self._connection.execute(_KEPT, (position,)).fetchone()
+        return None if row is None else bytes(row[0])
 
     def _append(self, leaves: list[bytes]) -> None:
         self._tiles += self.frontier.append(leaves)

@@ -352,6 +352,29 @@ def test_a_wrong_command_line_names_what_is_wrong(
     assert word in shown.output
 
 
+def valued_options(command: click.Command, *names: str) -> Iterator[tuple[str, ...]]:
+    """Each option that takes a value, of a command and of all below it, behind the command's names."""
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from valued_options(below, *names, name)
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.is_flag:
+            yield (*names, option.opts[0])
+
+
+@pytest.mark.parametrize("words", list(valued_options(cli)), ids=" ".join)
+def test_an_option_that_is_given_twice_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """One of the two would be passed over: of two heads, an auditor would believe both to be checked."""
+    monkeypatch.chdir(tmp_path)
+    *command, option = words
+    shown = CliRunner().invoke(cli, [*command, option, "1", option, "1"])
+    assert shown.exit_code == 2
+    assert f"{option} is given twice" in shown.output
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -1,8 +1,10 @@
 """`chatledger replay`: beside a server, and as a check that changes nothing."""
 
 import json
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -162,7 +164,6 @@ def test_a_check_finds_nothing_in_views_that_are_right(ledger: Path) -> None:
         ("INSERT INTO feed_tenants VALUES (3, 'x')", "feed_tenants key=3: only in the live views"),
         ("DROP INDEX messages_by_id", "sqlite_schema type='index' name='messages_by_id': only in the rebuild"),
         ("CREATE TABLE notes (text)", "sqlite_schema type='table' name='notes': only in the live views"),
-        ("UPDATE views SET leaf = x'00'", "views only_row=1: differs in leaf"),
     ],
 )
 def test_a_check_finds_what_was_changed_by_hand(ledger: Path, sql: str, line: str) -> None:
@@ -213,11 +214,58 @@ def test_views_that_are_behind_are_checked_as_far_as_they_are(ledger: Path, tmp_
         assert dump(store.views.db)
     views.write_bytes(old)
     done = succeed("replay", "--check", "--database", ledger, cwd=tmp_path)
-    assert done == "the views are what 37 events make of them\n"
+    assert done == (
+        "the views are what 37 events make of them\n"
+        "the views lack the newest 1 events, which the next start gives them\n"
+    )
+
+
+VERSIONS = """UPDATE views SET projections = replace(projections, '"sessions":', '"sessions":1')"""
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        (VERSIONS, "The views were not checked: they were built by the projections"),
+        ("UPDATE views SET leaf = x'00'", "The views have events that the ledger does not have"),
+        ("UPDATE views SET position = 38", "The views have events that the ledger does not have"),
+        ("UPDATE views SET ledger_id = 'other'", "The views are those of another ledger"),
+        ("UPDATE views SET projections = x'ff'", "The views are damaged"),
+        ("DELETE FROM views", "The views are damaged"),
+        ("DROP TABLE views", "The views are damaged"),
+    ],
+)
+def test_views_that_no_rebuild_can_be_held_against_are_named(ledger: Path, sql: str, said: str) -> None:
+    """One line instead of differences in each row; a rebuild mends them all."""
+    with closing(sqlite3.connect(next(ledger.parent.glob("*.views.*.db")))) as db, db:
+        db.execute("PRAGMA ignore_check_constraints = ON")
+        if "x'ff'" in sql:  # not of the column's type
+            db.execute("ALTER TABLE views RENAME TO kept")
+            db.execute("CREATE TABLE views AS SELECT * FROM kept")
+        db.execute(sql)
+    assert said in refuse("replay", "--check", "--database", ledger, cwd=ledger.parent)
+    succeed("replay", "--database", ledger, cwd=ledger.parent)
+    succeed("replay", "--check", "--database", ledger, cwd=ledger.parent)
+
+
+def test_damaged_pages_of_the_views_are_named(ledger: Path) -> None:
+    """Zeros over a page in the middle of the table of messages: no traceback."""
+    path = next(ledger.parent.glob("*.views.*.db"))
+    with closing(sqlite3.connect(path)) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'messages'").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    raw = bytearray(path.read_bytes())
+    raw[(page - 1) * size : page * size] = bytes(size)
+    path.write_bytes(raw)
+    done = run("replay", "--check", "--database", ledger, cwd=ledger.parent)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == "chatledger: The views are damaged; the next start builds them anew."
 
 
 def test_without_views_there_is_nothing_to_check(ledger: Path) -> None:
     """And none are made."""
     next(ledger.parent.glob("*.views.*.db")).unlink()
-    assert "no views" in refuse("replay", "--check", "--database", ledger, cwd=ledger.parent)
+    assert "The views were not checked: there are none." in refuse(
+        "replay", "--check", "--database", ledger, cwd=ledger.parent
+    )
     assert views_files(ledger) == []

@@ -17,8 +17,9 @@ from support.server import Server
 from support.store import Store, append, create, delete, message, run
 
 from service import bundle, ledger
+from service.clock import format_us
 from service.errors import UnsoundProof
-from service.signing import Signer, signer_of
+from service.signing import Signer, existing_signer
 
 Json = dict[str, Any]
 WRITTEN = "ledger.db"
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.commit_all(create("s", message("m1"), message("m2", 'é "\\')), create("o", message("m1")))
         store.commit_all(append("s", message("m3")), append("o", message("m2")), append("s", message("m4")))
         store.commit_all(create("t", message("m1")), delete("o"))
-        signer = signer_of(store.location, store.settings, ledger.identity(store.ledger))
+        signer = existing_signer(store.location, store.settings, ledger.identity(store.ledger))
         for session in ("s", "o"):
             (folder / f"{session}.json").write_bytes(run(store.audit().proof(session, signer)))
         (folder / "key").write_text(str(signer.verifier))
@@ -84,7 +85,10 @@ def test_a_good_ledger_is_verified(folder: Path, tmp_path: Path) -> None:
     target = copied(folder, tmp_path)
     size, root = independent.verify_ledger(target / WRITTEN)
     said = succeed("verify", "--database", WRITTEN, cwd=target)
-    assert said == f"{size} events verified; the tree's root is {root.hex()}\n"
+    assert said.splitlines() == [
+        f"{size} events verified; the tree's root is {root.hex()}",
+        "The views were not checked: there are none.",
+    ]
     head = independent.verify_checkpoint((target / "head").read_text(), (target / "key").read_text())
     assert (head.size, head.root) == (size, root)
 
@@ -111,18 +115,37 @@ def test_a_ledger_is_verified_beside_a_running_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("UPDATE events SET payload = CAST(payload || ' ' AS BLOB) WHERE position >= 4", "position 4 does not match"),
-        ("UPDATE events SET payload = x'7b7d' WHERE position = 2", "position 2 cannot be read"),
+        (
+            "UPDATE events SET payload = CAST(payload || ' ' AS BLOB) WHERE position >= 4",
+            "position 4 (session 'o' of tenant 'default') does not match",
+        ),
+        (
+            "UPDATE events SET payload = x'7b7d' WHERE position = 2",
+            "position 2 (session 's' of tenant 'default') cannot be read",
+        ),
         (
             "UPDATE events SET payload = NULL, salt = NULL WHERE position = 5",
-            "position 5 is gone, and nobody erased it",
+            "position 5 (session 'o' of tenant 'default') is gone, and nobody erased it",
         ),
         ("DELETE FROM events WHERE position = 3", "There is no event at position 3"),
         ("DELETE FROM events WHERE position = 1", "There is no event at position 1"),
-        ("UPDATE events SET version = 9 WHERE position = 2", "position 2 has version 9 where 2 was to come"),
-        ("UPDATE events SET actor = 'mallory' WHERE position = 6", "position 6 does not match"),
-        ("UPDATE events SET type = 'x' WHERE position = 6", "position 6 cannot be read"),
+        (
+            "UPDATE events SET version = 9 WHERE position = 2",
+            "position 2 (session 's' of tenant 'default') has version 9 where 2 was to come",
+        ),
+        (
+            "UPDATE events SET actor = 'mallory' WHERE position = 6",
+            "position 6 (session 's' of tenant 'default') does not match",
+        ),
+        (
+            "UPDATE events SET type = 'x' WHERE position = 6",
+            "position 6 (session 's' of tenant 'default') cannot be read",
+        ),
         ("DELETE FROM streams WHERE key = 1", "position 1 belongs to no session"),
+        (
+            "UPDATE streams SET session_id = 's' || char(27) || char(10) WHERE key = 1",
+            r"position 1 (session 's\x1b\n' of tenant 'default') does not match its leaf",
+        ),
         ("DELETE FROM events WHERE position = 11", "stored tree of 11 leaves is not that of the 10 events"),
     ],
 )
@@ -211,6 +234,82 @@ def test_a_ledger_that_does_not_extend_the_head_is_refused(folder: Path, tmp_pat
     assert "at or before position 7 the history is another one" in said
 
 
+def test_a_head_in_the_form_of_the_api_is_taken(folder: Path, tmp_path: Path) -> None:
+    """The JSON of `GET /v1/ledger/head`, with the key beside the ledger or a named one; another key is refused."""
+    with Server(WRITTEN, cwd=tmp_path) as server, server.client() as client:
+        client.post("/v1/sessions", json={"id": "s", "messages": [{"role": "user", "content": "Hello"}]})
+        answer = client.get("/v1/ledger/head")
+        (tmp_path / "head.json").write_bytes(answer.content)
+        (tmp_path / "head").write_bytes(client.get("/tlog/checkpoint").content)
+        (tmp_path / "problem").write_bytes(client.get("/v1/sessions/none").content)
+        client.post("/v1/sessions/s/messages", json={"role": "user", "content": "again"})
+        for options in ([], ["--public-key", answer.json()["public_key"]]):
+            for name in ("head.json", "head"):
+                said = succeed("verify", "--database", WRITTEN, "--head", name, *options, cwd=tmp_path)
+                assert said.splitlines()[1] == "the ledger extends the head of 2 events"
+    key = (folder / "key").read_text()
+    said = refuse("verify", "--database", WRITTEN, "--head", "head.json", "--public-key", key, cwd=tmp_path)
+    assert (
+        f"head.json names the public key '{answer.json()['public_key']}', and the one to check it with is {key}" in said
+    )
+    said = refuse("verify", "--database", WRITTEN, "--head", "problem", cwd=tmp_path)
+    assert said == (
+        "chatledger: problem holds no signed head: it is an error that the server answered: 'No such session.'."
+    )
+
+
+def test_a_saved_head_and_a_binary_file_are_one_line(folder: Path, tmp_path: Path) -> None:
+    """The ledger in place of its head."""
+    target = copied(folder, tmp_path)
+    said = refuse("verify", "--database", WRITTEN, "--head", WRITTEN, cwd=target)
+    assert said.startswith(f"chatledger: {WRITTEN} holds no signed head")
+
+
+PUBLIC = ["--public-key", "@key"]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--database", WRITTEN, *PUBLIC], "--public-key"),
+        (["--database", WRITTEN, "--save-head", "new", *PUBLIC], "--public-key"),
+        (["--bundle", "s.json", "--database", WRITTEN], "--database"),
+        (["--bundle", "s.json", "--head", "head"], "--head"),
+        (["--bundle", "s.json", "--save-head", "new"], "--save-head"),
+        (["--bundle", "s.json", "--database", "none.db", *PUBLIC], "--database"),
+        (["--database", WRITTEN, "--head", "head", "--public-key", "nonsense"], "no verifier key"),
+        (["--database", "none.db", "--head", "head", "--public-key", "nonsense"], "no verifier key"),
+        (["--bundle", "s.json", "--public-key", "nonsense"], "no verifier key"),
+        (["--bundle", "s.json", "--public-key", ""], "no verifier key"),
+        (["--bundle", "s.json", "--public-key", "@key cut"], "no Ed25519 verifier key"),
+        (["--bundle", "s.json", "--public-key", "@private"], "private signing key"),
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_would_be_ignored_is_refused(
+    folder: Path, tmp_path: Path, options: list[str], word: str
+) -> None:
+    """As a wrong call, before anything is read: an auditor must not take for checked what was not."""
+    target = copied(folder, tmp_path)
+    key, private = (target / "key").read_text(), (target / (WRITTEN + ".key")).read_text()
+    texts = {"@key": key, "@key cut": key[:-5] + "AAAA=", "@private": private}
+    before = {path.name for path in target.iterdir()}
+    done = run_command("verify", *(texts.get(option, option) for option in options), cwd=target)
+    assert_clear(done)
+    assert (done.returncode, done.stdout) == (2, "")
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("Error: ")
+    assert word in line
+    assert private.strip() not in done.stderr
+    assert {path.name for path in target.iterdir()} == before
+
+
+def test_a_setting_beside_a_bundle_is_no_option(folder: Path) -> None:
+    """`DATABASE_PATH` is there for other commands, and nothing is claimed of it."""
+    done = run_command("verify", "--bundle", "s.json", cwd=folder, env={"DATABASE_PATH": "none.db"})
+    assert done.returncode == 0
+
+
 def test_a_missing_file_is_a_wrong_call(folder: Path) -> None:
     """Exit code 2, as for each wrong option."""
     for option in ("--head", "--bundle"):
@@ -228,7 +327,10 @@ def test_a_good_bundle_is_verified_without_a_ledger(folder: Path, tmp_path: Path
     (tmp_path / "b.json").write_bytes((folder / f"{session}.json").read_bytes())
     key = (folder / "key").read_text()
     said = succeed("verify", "--bundle", "b.json", cwd=tmp_path)
-    assert f"events of session {session} of tenant default verified, 0 of them erased" in said
+    events = json.loads((tmp_path / "b.json").read_text())["events"]
+    assert f"{len(events)} events of session {session} of tenant default verified, 0 of them erased" in said
+    first, last = (format_us(events[at]["recorded_at"]) for at in (0, -1))
+    assert f"\nrecorded from {first} to {last}\nup to version {len(events)}: later events may exist\n" in said
     assert f"signed by {key}\n" in said
     assert "compare this key" in said
     said = succeed("verify", "--bundle", "b.json", "--public-key", key, cwd=tmp_path)
@@ -238,13 +340,11 @@ def test_a_good_bundle_is_verified_without_a_ledger(folder: Path, tmp_path: Path
 
 
 def test_a_bundle_by_another_key_is_refused(folder: Path) -> None:
-    """A named key has to be the one; one with a typing error is not."""
+    """A named key has to be the one."""
     other = Signer("chatledger/other", bytes(32)).verifier
-    key = (folder / "key").read_text()
-    for named in (str(other), key[:-1], "x"):
-        assert "another key" in refuse("verify", "--bundle", "s.json", "--public-key", named, cwd=folder)
-        with pytest.raises(independent.Wrong):
-            independent.verify_bundle((folder / "s.json").read_text(), verifier_key=named)
+    assert "another key" in refuse("verify", "--bundle", "s.json", "--public-key", other, cwd=folder)
+    with pytest.raises(independent.Wrong):
+        independent.verify_bundle((folder / "s.json").read_text(), verifier_key=str(other))
 
 
 def of_event(name: str, value: Any, at: int = 1) -> Callable[[Json], object]:
@@ -341,6 +441,14 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path, text: str) -> None:
         bundle.check(text.encode())
     with pytest.raises(independent.Wrong):
         independent.verify_bundle(text)
+
+
+def test_an_error_that_was_saved_as_a_bundle_is_named(tmp_path: Path) -> None:
+    """As curl saves it without -f, where the credential does not allow it."""
+    problem = {"type": "urn:chatledger:problem:forbidden", "title": "Forbidden", "status": 403, "detail": "No audit."}
+    (tmp_path / "b.json").write_text(json.dumps(problem))
+    said = refuse("verify", "--bundle", "b.json", cwd=tmp_path)
+    assert said == "chatledger: That is no bundle: it is an error that the server answered: 'No audit.'."
 
 
 def test_events_may_be_cut_off_at_the_end(folder: Path) -> None:

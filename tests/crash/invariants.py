@@ -80,7 +80,8 @@ class Examiner:
         with hold(location, settings) as committer:
             committer.views.open(committer.ledger)
             found.identity = ledger.identity(committer.ledger)
-            found.key = str(signer_of(location, settings, found.identity).verifier)
+            events = ledger.head(committer.ledger).position
+            found.key = str(signer_of(location, settings, found.identity, events=events).verifier)
             found.erased = erasure.finish(committer, wait_ms=RETRY_TIMEOUT_MS)
             found.rows = read_rows(committer.ledger)
             found.root = verify_ledger(committer.ledger).root()

@@ -168,7 +168,8 @@ class House:
         with ExitStack() as stack:
             committer = stack.enter_context(hold(location, settings))
             committer.views.open(committer.ledger)
-            signer_of(location, settings, ledger.identity(committer.ledger))
+            events = ledger.head(committer.ledger).position
+            signer_of(location, settings, ledger.identity(committer.ledger), events=events)
             rebuilder = Rebuilder(location, settings, committer.views)
             writer = Writer(committer, settings, Checkpointer(location, settings, committer.views), rebuilder)
             self._committer, self._writer = committer, writer

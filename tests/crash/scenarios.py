@@ -82,7 +82,8 @@ class Stage:
             committer.views.open(committer.ledger)
             identity = ledger.identity(committer.ledger)
             self.fact("identity", identity)
-            self.fact("key", str(signer_of(location, settings, identity).verifier))
+            events = ledger.head(committer.ledger).position
+            self.fact("key", str(signer_of(location, settings, identity, events=events).verifier))
             erasure.finish(committer, wait_ms=BUSY_TIMEOUT_MS)
             yield committer
             self.account.add_rows(read_rows(committer.ledger))

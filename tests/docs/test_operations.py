@@ -77,18 +77,32 @@ def test_the_help_is_the_real_one(step: Step, tmp_path: Path) -> None:
 
 
 def test_the_commands_answer_as_shown(tmp_path: Path) -> None:
-    """Looking at the tables first, because that begins with the import; then the drill."""
+    """Looking at the tables first, because that begins with the import; then the drill. Heads have a test of theirs."""
     shutil.copytree(ROOT / "data/samples", tmp_path / "data/samples")
     looking = documents.steps(documents.section(PAGE, "Looking at the tables"))
     drill = drill_steps()
     for step in looking + drill:
         documents.check(step, tmp_path)
-    assert len(HELP) + len(looking) + len(drill) == len(STEPS)
+    assert len(HELP) + len(looking) + len(drill) + len(head_steps()) == len(STEPS)
 
 
 def drill_steps() -> list[Step]:
     """The commands of a backup and its restore."""
     return [step for step in documents.steps(documents.section(PAGE, "Backup and restore")) if step not in HELP]
+
+
+def head_steps() -> list[Step]:
+    """The commands that save heads, and check them."""
+    return [step for step in documents.steps(documents.section(PAGE, "Proof")) if step not in HELP]
+
+
+def test_heads_are_saved_and_checked_as_shown(tmp_path: Path) -> None:
+    """Beside a server without keys, of the command and of both calls; docs/security.md has it with keys."""
+    assert len(head_steps()) >= 5
+    with Server("data/ledger.db", cwd=tmp_path) as server:
+        assert httpx.post(f"{server.url}/v1/sessions", json={"id": "s"}, trust_env=False).status_code == 201
+        for step in head_steps():
+            documents.check(step, tmp_path, replace={"localhost:8000": f"127.0.0.1:{server.port}"})
 
 
 def test_the_drill_works_beside_a_running_server(tmp_path: Path) -> None:

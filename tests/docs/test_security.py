@@ -34,7 +34,7 @@ def test_the_commands_answer_as_shown(tmp_path: Path) -> None:
             documents.check(step, tmp_path, replace={SHOWN_URL: f"127.0.0.1:{server.port}"})
         assert server.stop() == 0
     keys = [path.read_text().strip() for path in tmp_path.glob("*.key")]
-    assert len(keys) == 3
+    assert len(keys) == 4
     assert [key for key in keys if key in server.stderr] == []
     lines = [json.loads(line) for line in server.stderr.splitlines()]
     requests = [line for line in lines if line["event"] == "request"]

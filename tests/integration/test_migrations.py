@@ -7,7 +7,7 @@ from pathlib import Path
 import apsw
 import pytest
 from support.canary import CANARY, found_beside_views
-from support.old_ledgers import erase_as_before, make_old, migrations, remember_as_before
+from support.old_ledgers import erase_as_before, migrations, older_ledger, remember_as_before
 from support.store import Store, append, create, delete, message, submit
 from support.tables import dump, dump_rebuilt
 
@@ -27,7 +27,7 @@ def test_an_older_ledger_is_brought_up_to_date(tmp_path: Path, schema: int) -> N
         store.commit_all(create("s", *(message(f"m{number}") for number in range(300))), create("t"), delete("t"))
         rows = store.ledger.execute("SELECT * FROM events ORDER BY position").fetchall()
         root = tree.read(store.ledger).root()
-    make_old(tmp_path / "old.db", schema, tmp_path / "today.db")
+    older_ledger(tmp_path / "today.db", tmp_path / "old.db", schema)
     with Store(tmp_path / "old.db") as store:
         assert store.ledger.pragma("user_version") == database.newest_schema()
         assert store.ledger.execute("SELECT * FROM events ORDER BY position").fetchall() == rows
@@ -48,7 +48,7 @@ def old_with_keys(tmp_path: Path) -> Path:
         store.commit_all(create("s", message("m1", "hello")), create("b"), append("b", message("m1"), message("m2")))
         store.commit_all(create("e", message("m1", CANARY)), submit("e", EraseSession("r")))
     path = tmp_path / "old.db"
-    make_old(path, 4, tmp_path / "today.db")
+    older_ledger(tmp_path / "today.db", path, 4)
     remember_as_before(path, "made", b"made s", stream=1, version=2, positions=None)
     remember_as_before(path, "batch", b"batch b", stream=2, version=3, positions="[[4,5]]")
     remember_as_before(path, "gone", CANARY.encode(), stream=3, version=2, positions=None)
@@ -103,7 +103,7 @@ def test_a_small_old_ledger_loses_the_copies_that_page_splits_have_made(tmp_path
     path = tmp_path / "old.db"
     with Store(tmp_path / "today.db") as store:
         store.commit_all(create("s", *(message(f"m{number}", f"{CANARY} {number}") for number in range(40))))
-    make_old(path, 4, tmp_path / "today.db")
+    older_ledger(tmp_path / "today.db", path, 4)
     with Store(path) as store:
         store.commit_all(submit("s", EraseSession("r")))
         store.finish_erasures()

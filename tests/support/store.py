@@ -31,6 +31,7 @@ from service.location import Location, exclusive
 from service.reach import Reach
 from service.readers import NotShort
 from service.settings import Settings
+from service.signing import make_first_key
 from service.state import SessionState
 from service.tenant import Tenant
 from service.tenant_audit import TenantAudit
@@ -129,6 +130,8 @@ class Store:
             self.committer = Committer(self.location, self.settings, self.views)
             stack.callback(self.committer.close)
             self.committer.open()
+            identity, events = ledger.identity(self.ledger), ledger.head(self.ledger).position
+            make_first_key(self.location, self.settings, identity, events=events)
             self.rebuilt = self.views.open(self.committer.ledger)
             self._stack = stack.pop_all()
         return self

@@ -5,13 +5,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from support import documents
 from support.independent_verifier import Wrong, parse_checkpoint, parse_verifier_key, verify_checkpoint
 
 from service.errors import RefusedToStart, UnsoundProof
 from service.location import Location
 from service.settings import Settings
-from service.signing import Head, Signer, Verifier, key_path, origin_of, signer_of
+from service.signing import (
+    Head,
+    Signer,
+    Verifier,
+    check_no_other_key,
+    existing_signer,
+    key_path,
+    make_first_key,
+    missing_key,
+    origin_of,
+    signer_of,
+)
 
 VECTOR = {row[0]: row[1] for row in documents.rows(documents.read("docs/ledger-format.md"), "head")}
 KEY = VECTOR["verifier key"]
@@ -151,27 +163,27 @@ def test_a_verifier_key_with_a_typing_error_is_refused(key: str) -> None:
 def test_a_ledger_gets_a_key_for_its_owner_alone(tmp_path: Path) -> None:
     """It is made once, beside the ledger, with mode 0600, and found again."""
     location, settings = place(tmp_path)
-    made = signer_of(location, settings, LEDGER_ID)
+    made = signer_of(location, settings, LEDGER_ID, events=0)
     path = key_path(location, settings)
     assert path == tmp_path / "ledger.db.key"
     assert path.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir()] == ["ledger.db.key"]
-    found = signer_of(location, settings, LEDGER_ID)
+    found = signer_of(location, settings, LEDGER_ID, events=0)
     assert str(found.verifier) == str(made.verifier)
     assert found.verifier.read(made.sign(1, bytes(32))).size == 1
 
 
 def test_each_ledger_gets_another_key(tmp_path: Path) -> None:
     """Keys are random."""
-    one = signer_of(*place(tmp_path, signing_key=str(tmp_path / "one")), LEDGER_ID)
-    other = signer_of(*place(tmp_path, signing_key=str(tmp_path / "other")), LEDGER_ID)
+    one = signer_of(*place(tmp_path, signing_key=str(tmp_path / "one")), LEDGER_ID, events=0)
+    other = signer_of(*place(tmp_path, signing_key=str(tmp_path / "other")), LEDGER_ID, events=0)
     assert one.encode() != other.encode()
 
 
 def test_a_key_that_was_half_made_does_not_stop_the_next_try(tmp_path: Path) -> None:
     """What a crash left is written over, and is no key itself."""
     (tmp_path / "ledger.db.key.new").write_text("PRIVATE+KEY+half")
-    signer_of(*place(tmp_path), LEDGER_ID)
+    signer_of(*place(tmp_path), LEDGER_ID, events=0)
     assert [file.name for file in tmp_path.iterdir()] == ["ledger.db.key"]
 
 
@@ -179,7 +191,7 @@ def test_the_key_lies_where_the_setting_says(tmp_path: Path) -> None:
     """So that it can be kept apart from the ledger."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    signer_of(*place(tmp_path, signing_key=str(elsewhere / "k")), LEDGER_ID)
+    signer_of(*place(tmp_path, signing_key=str(elsewhere / "k")), LEDGER_ID, events=0)
     assert (elsewhere / "k").read_text().startswith(f"PRIVATE+KEY+{NAME}+")
 
 
@@ -189,27 +201,51 @@ def test_the_file_has_the_form_of_the_page(tmp_path: Path) -> None:
     path = key_path(location, settings)
     path.write_text(f"PRIVATE+KEY+{NAME}+4e998b7b+{b64encode(bytes([1]) + SEED).decode()}\n")
     path.chmod(0o600)
-    signer = signer_of(location, settings, LEDGER_ID)
+    signer = signer_of(location, settings, LEDGER_ID, events=0)
     assert str(signer.verifier) == KEY
     assert signer.encode() == path.read_text()
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
-def test_a_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
-    """Whoever can read it can sign."""
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o601, 0o644, 0o666, 0o777])
+def test_a_key_that_other_users_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    """Whoever can read it can sign; the file and the remedy are named."""
     location, settings = place(tmp_path)
-    signer_of(location, settings, LEDGER_ID)
-    key_path(location, settings).chmod(mode)
-    with pytest.raises(RefusedToStart, match="chmod 600"):
-        signer_of(location, settings, LEDGER_ID)
+    signer_of(location, settings, LEDGER_ID, events=0)
+    path = key_path(location, settings)
+    path.chmod(mode)
+    with pytest.raises(RefusedToStart, match=f"{path} is readable by other users. Run chmod 600 {path}"):
+        signer_of(location, settings, LEDGER_ID, events=0)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o660, 0o440, 0o620, 0o670])
+def test_a_key_that_the_group_can_read_is_taken_with_a_warning(tmp_path: Path, mode: int) -> None:
+    """As on a volume of Kubernetes with fsGroup, where the second start finds it so."""
+    location, settings = place(tmp_path)
+    made = signer_of(location, settings, LEDGER_ID, events=0)
+    path = key_path(location, settings)
+    path.chmod(mode)
+    for found in (signer_of, existing_signer):
+        with capture_logs() as said:
+            more = {"events": 3} if found is signer_of else {}
+            assert found(location, settings, LEDGER_ID, **more).encode() == made.encode()  # type: ignore[operator]
+        expected = {"event": "signing key readable by group", "key": str(path), "mode": f"{mode:o}"}
+        assert said == [{**expected, "log_level": "warning"}]
+
+
+def test_a_key_of_its_owner_alone_is_no_reason_to_warn(tmp_path: Path) -> None:
+    """The control of the one above."""
+    signer_of(*place(tmp_path), LEDGER_ID, events=0)
+    with capture_logs() as said:
+        signer_of(*place(tmp_path), LEDGER_ID, events=3)
+    assert said == []
 
 
 def test_another_ledgers_key_is_refused(tmp_path: Path) -> None:
     """A head under another name would be no head of this ledger."""
     location, settings = place(tmp_path)
-    signer_of(location, settings, LEDGER_ID)
+    signer_of(location, settings, LEDGER_ID, events=0)
     with pytest.raises(RefusedToStart, match=f"is that of {NAME}, and this ledger is chatledger/other"):
-        signer_of(location, settings, "other")
+        signer_of(location, settings, "other", events=0)
 
 
 @pytest.mark.parametrize("text", ["", "PRIVATE+KEY+", "not a key\n", "é", f"PRIVATE+KEY+{KEY}\n"])
@@ -220,7 +256,7 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     path.chmod(0o600)
     with pytest.raises(RefusedToStart, match="is no signing key"):
-        signer_of(location, settings, LEDGER_ID)
+        signer_of(location, settings, LEDGER_ID, events=0)
     assert path.read_text() == text
 
 
@@ -228,5 +264,110 @@ def test_a_ledger_in_memory_has_a_key_that_ends_with_it(tmp_path: Path, monkeypa
     """No file is made."""
     monkeypatch.chdir(tmp_path)
     settings = Settings(database_path=":memory:")
-    signer_of(Location.of(settings), settings, LEDGER_ID)
+    signer_of(Location.of(settings), settings, LEDGER_ID, events=0)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("elsewhere", ["", "k"])
+def test_in_memory_the_keys_file_is_not_used(tmp_path: Path, elsewhere: str) -> None:
+    """Its ledger is another one at each start, so that a file could be good for one start alone."""
+    settings = Settings(database_path=":memory:", signing_key=str(tmp_path / elsewhere) if elsewhere else "")
+    for ledger_id in ("first", "second"):
+        signer = signer_of(Location.of(settings), settings, ledger_id, events=0)
+        assert signer.verifier.name == origin_of(ledger_id)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- a key that is missing
+
+
+def test_a_ledger_with_events_gets_no_key_by_itself(tmp_path: Path) -> None:
+    """Its events may have been signed with one that is lost; the expected file and both ways on are named."""
+    location, settings = place(tmp_path)
+    for attempt in (
+        lambda: signer_of(location, settings, LEDGER_ID, events=12),
+        lambda: existing_signer(location, settings, LEDGER_ID),
+    ):
+        with pytest.raises(RefusedToStart) as refused:
+            attempt()
+        for word in (str(tmp_path / "ledger.db.key"), "CHATLEDGER_SIGNING_KEY", "chatledger serve --new-signing-key"):
+            assert word in str(refused.value)
+        assert "never had one" in str(refused.value)
+        assert "\n" not in str(refused.value)
+    make_first_key(location, settings, LEDGER_ID, events=12)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_key_is_made_only_where_it_is_asked_for_and_none_is_there(tmp_path: Path) -> None:
+    """With a line in the log that has its verifier key; the option may not be left on."""
+    location, settings = place(tmp_path)
+    with capture_logs() as said:
+        made = signer_of(location, settings, LEDGER_ID, events=12, new_key=True)
+    path = str(tmp_path / "ledger.db.key")
+    expected = {"event": "signing key made", "key": path, "verifier": str(made.verifier), "events": 12}
+    assert said == [{**expected, "log_level": "info"}]
+    assert signer_of(location, settings, LEDGER_ID, events=12).encode() == made.encode()
+    with pytest.raises(RefusedToStart, match="start without --new-signing-key"):
+        signer_of(location, settings, LEDGER_ID, events=12, new_key=True)
+
+
+def test_a_ledger_without_events_gets_its_first_key(tmp_path: Path) -> None:
+    """Also by a command, which leaves one alone that is there."""
+    location, settings = place(tmp_path)
+    make_first_key(location, settings, LEDGER_ID, events=0)
+    first = key_path(location, settings).read_text()
+    make_first_key(location, settings, LEDGER_ID, events=0)
+    assert key_path(location, settings).read_text() == first
+    assert signer_of(location, settings, LEDGER_ID, events=0).encode() == first
+
+
+def test_a_key_under_another_name_is_named(tmp_path: Path) -> None:
+    """As behind a renamed ledger; other keys in the folder are not, whatever they are for."""
+    location, settings = place(tmp_path)
+    signer_of(*place(tmp_path, signing_key=str(tmp_path / "before.db.key")), LEDGER_ID, events=0)
+    signer_of(*place(tmp_path, signing_key=str(tmp_path / "a.key")), "other", events=0)
+    (tmp_path / "api.key").write_text("clk_aaaaaaaaaaaa_bbbb\n")
+    (tmp_path / "tls.key").write_bytes(b"\xff\xfe")
+    (tmp_path / "folder.key").mkdir()
+    with pytest.raises(RefusedToStart) as refused:
+        signer_of(location, settings, LEDGER_ID, events=1)
+    assert f"({tmp_path / 'before.db.key'} is this ledger's key: rename it)" in str(refused.value)
+    assert "a.key is" not in str(refused.value)
+    assert "before.db.key is this ledger's key" in missing_key(location, settings, LEDGER_ID)
+
+
+def test_a_ledger_that_is_named_like_a_key_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing any handle on it would drop SQLite's locks."""
+    settings = Settings(database_path=str(tmp_path / "my.key"))
+    (tmp_path / "my.key").write_text(f"PRIVATE+KEY+{NAME}+")
+    opened: list[str] = []
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *more: opened.append(self.name) or real(self, *more))
+    with pytest.raises(RefusedToStart) as refused:
+        signer_of(Location.of(settings), settings, LEDGER_ID, events=1)
+    assert opened == []
+    assert "is this ledger's key" not in str(refused.value)
+
+
+def test_a_key_without_its_ledger_stops_a_new_one(tmp_path: Path) -> None:
+    """It is the key of a ledger that is gone: a new one in its place would hide that, and could not use the key."""
+    location, settings = place(tmp_path)
+    check_no_other_key(location, settings)
+    make_first_key(location, settings, LEDGER_ID, events=0)
+    for content in (None, ""):
+        if content is not None:
+            (tmp_path / "ledger.db").write_text(content)
+        with pytest.raises(RefusedToStart, match=r"There is no ledger at .*, but the signing key .* of one"):
+            check_no_other_key(location, settings)
+    (tmp_path / "ledger.db").write_text("x")
+    check_no_other_key(location, settings)
+
+
+def test_what_is_to_be_done_about_the_key_of_a_restored_ledger(tmp_path: Path) -> None:
+    """Nothing where it is there; else where it is to be copied to, and what if it is lost."""
+    location, settings = place(tmp_path)
+    assert f"copy it to {tmp_path / 'ledger.db.key'}" in missing_key(location, settings, LEDGER_ID)
+    assert "--new-signing-key" in missing_key(location, settings, LEDGER_ID)
+    make_first_key(location, settings, LEDGER_ID, events=0)
+    assert missing_key(location, settings, LEDGER_ID) == ""
+    assert "is that of" in missing_key(location, settings, "other")
