@@ -130,6 +130,18 @@ def call_in_loop(loop: asyncio.AbstractEventLoop | None, callback: Callable[[], 
             raise
 
 
+async def in_thread(work: Callable[[], T]) -> T:
+    """As `asyncio.to_thread`, for work that may raise anything: of StopIteration that would never tell (PEP 479)."""
+
+    def contained() -> T:
+        try:
+            return work()
+        except StopIteration as error:
+            raise RuntimeError("the work has ended with StopIteration") from error
+
+    return await asyncio.to_thread(contained)
+
+
 def settle(future: "asyncio.Future[T]", outcome: T | BaseException, *, otherwise: Exception) -> None:
     """Give whoever waits for *future* its outcome, or *otherwise* where no future takes that one (StopIteration).
 
