@@ -87,9 +87,22 @@ def test_failures_that_are_far_apart_are_not_counted_together(monkeypatch: pytes
     assert not said
 
 
+def test_a_recovery_that_fails_for_long_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the life before it was: it is not one life after the other."""
+    monkeypatch.setattr(threads, "STEADY_S", -1.0)
+    said: list[str] = []
+
+    def fail() -> None:
+        said.append("fail")
+        raise ValueError
+
+    joined(RestartingThread("t", fail, recover=fail, give_up=lambda: said.append("end")))
+    assert said == ["fail"] * DEATHS_MAX + ["end"]
+
+
 def test_a_thread_without_a_last_resort_goes_on_however_often_it_fails() -> None:
     """Others can do its work meanwhile."""
-    lives = iter(range(4 * DEATHS_MAX))
+    lives = iter(range(2000))  # beyond where powers of two end
 
     def work() -> None:
         if next(lives, None) is not None:
