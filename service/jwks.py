@@ -23,6 +23,7 @@ from jwt import PyJWK, PyJWTError
 
 from service.errors import Overloaded, SettingsError
 from service.settings import Settings
+from service.threads import in_thread
 
 log = structlog.get_logger("chatledger")
 
@@ -324,7 +325,7 @@ class Jwks:
 
     async def _reload(self) -> None:
         try:
-            await asyncio.to_thread(lambda: self._take(self._source.load()))
+            await in_thread(lambda: self._take(self._source.load()))
         except Exception as error:  # noqa: BLE001  # whatever it is: those who wait are told, and the next try comes later
             self._due = monotonic() + self._source.retry_s
             said, self._failed = self._failed, True

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from service.api.edge import EdgedLitestar
 from service.errors import ChatledgerError, RefusedToStart, ServiceFailed
-from service.location import Location, is_file
+from service.location import Address, Location, is_file, note_address
 from service.settings import Settings
 from service.threads import call_in_loop
 from service.writer import Writer
@@ -70,6 +70,15 @@ async def until_stopped(
     elif serving.exception() is not None or not server.interrupt_signal:
         place = joined(server.bind_addr, server.bind_port)
         raise RefusedToStart(f"The server could not listen on {place}.") from serving.exception()
+
+
+def announce_at(location: Location, address: Address, announce: Callable[[str], None]) -> None:
+    """Say where the server is: to commands beside it, and to whoever has started it."""
+    try:
+        note_address(location, address)
+    except OSError:  # as on a full disk: commands beside the server do not find it, and it serves all the same
+        log.exception("address not noted")
+    announce(address.url)
 
 
 def stop_with(writer: Writer, server: Server) -> None:

@@ -15,6 +15,7 @@ from service.app import create_app
 from service.garbage import calm_garbage_collector
 from service.listening import (
     Announce,
+    announce_at,
     check_exposure,
     check_lived,
     claim_address,
@@ -27,7 +28,7 @@ from service.listening import (
     until_stopped,
     wait_until_listening,
 )
-from service.location import Address, Location, note_address
+from service.location import Address, Location
 from service.settings import Settings
 from service.signals import note_signals
 from service.supervisor import supervise
@@ -69,8 +70,8 @@ async def _serve(settings: Settings, announce: Announce, *, new_signing_key: boo
         noted = Address(url, services.doors.local_credential, own_certificate(settings))
 
         def announced() -> None:
-            note_address(Location.of(settings), noted)
-            announce(url, services.views.position if is_there else None)
+            events = services.views.position if is_there else None
+            announce_at(Location.of(settings), noted, lambda url: announce(url, events))
 
         with metrics_port(settings, address, services.registry):
             calm_garbage_collector()

@@ -25,8 +25,8 @@ from service.board import Board
 from service.channel import Ask, Channel, Orders, Ready, Refused, Report, Scrape, Scraped, Stop
 from service.committer import opened
 from service.errors import RefusedToStart, WorkerRefused
-from service.listening import Announce, check_exposure, has_ledger, joined, kept_address, metrics_port
-from service.location import Address, Location, exclusive, note_address
+from service.listening import Announce, announce_at, check_exposure, has_ledger, joined, kept_address, metrics_port
+from service.location import Address, Location, exclusive
 from service.log import dropped
 from service.metrics import LOG_LINES_DROPPED, Family, Reading
 from service.origins import parse_origins
@@ -161,8 +161,8 @@ class _Supervisor:
         await self._all_ready.wait()
         scheme = "https" if self._settings.tls_certificate else "http"
         url = f"{scheme}://{joined(self._address, self._port)}"
-        note_address(self._location, Address(url, self._credential, own_certificate(self._settings)))
-        announce(url)
+        address = Address(url, self._credential, own_certificate(self._settings))
+        announce_at(self._location, address, announce)
 
     async def _stop(self, keeping: list[asyncio.Task[None]]) -> None:
         """Have all workers stop, and raise what one of them could not go on for."""

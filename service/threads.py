@@ -25,7 +25,7 @@ STEADY_S = 10.0
 """A thread that has lived so long has started well."""
 PAUSE_S = 0.05
 """Before the second beginning in a row; twice as long before each further one."""
-PAUSE_S_MAX = 1.0
+DOUBLED_MAX = 5
 EXIT_CODE = 70
 """Of a process that cannot answer any more (EX_SOFTWARE, sysexits.h)."""
 
@@ -56,7 +56,7 @@ class RestartingThread:
         self._recover = recover
         self._give_up = give_up
         self._deaths = 0
-        self._began_s = 0.0
+        self._began_s: float | None = None
         self._pause = threading.Event()  # never set: a wait that no signal and no clock cuts short
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -90,13 +90,14 @@ class RestartingThread:
         self._end(failure)
 
     def _begin_again(self, failure: BaseException) -> None:
-        if time.monotonic() - self._began_s > STEADY_S:
+        began_s, self._began_s = self._began_s, None  # a recovery that fails is no life
+        if began_s is not None and time.monotonic() - began_s > STEADY_S:
             self._deaths = 1
         self._recover()  # first of all: they wait
         forget_locals(failure)
         log.error("thread failed", thread=self.name, exc_info=failure)
         if self._deaths > 1:
-            self._pause.wait(min(PAUSE_S * 2 ** (self._deaths - 2), PAUSE_S_MAX))
+            self._pause.wait(PAUSE_S * 2 ** min(self._deaths - 2, DOUBLED_MAX))
 
     def _end(self, failure: BaseException | None) -> None:
         try:
@@ -128,6 +129,18 @@ def call_in_loop(loop: asyncio.AbstractEventLoop | None, callback: Callable[[], 
     except RuntimeError:
         if not loop.is_closed():
             raise
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """As `asyncio.to_thread`, for work that may raise anything: of StopIteration that would never tell (PEP 479)."""
+
+    def contained() -> T:
+        try:
+            return work()
+        except StopIteration as error:
+            raise RuntimeError("the work has ended with StopIteration") from error
+
+    return await asyncio.to_thread(contained)
 
 
 def settle(future: "asyncio.Future[T]", outcome: T | BaseException, *, otherwise: Exception) -> None:

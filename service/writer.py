@@ -24,7 +24,7 @@ from service.keys import KeyRing
 from service.metrics import SECONDS, SIZES, Histogram
 from service.rebuilder import Rebuilder
 from service.settings import Settings
-from service.threads import RestartingThread, call_in_loop, forget_locals, settle
+from service.threads import RestartingThread, call_in_loop, forget_locals, in_thread, settle
 from service.write_queue import AwaitErasures, Job, Signal, Task, Waiting, WriteQueue, events_of
 
 log = structlog.get_logger("chatledger.writer")
@@ -195,11 +195,11 @@ class Writer:
     async def close(self) -> None:
         """Commit all that was accepted, then end the thread and close the files."""
         self._closing = True
-        await asyncio.to_thread(self.rebuilder.close)
+        await in_thread(self.rebuilder.close)
         self._queue.put(Signal.STOP)
-        await asyncio.to_thread(self._thread.join)
-        await asyncio.to_thread(self._checkpointer.close)
-        await asyncio.to_thread(self._committer.close)
+        await in_thread(self._thread.join)
+        await in_thread(self._checkpointer.close)
+        await in_thread(self._committer.close)
 
     def _run(self) -> None:
         while True:

@@ -1,7 +1,5 @@
 """`/v1/admin/projections`: how far the read models have come, and building them anew while serving."""
 
-import asyncio
-
 import msgspec
 from litestar import delete, get, post
 
@@ -11,6 +9,7 @@ from service.api.answer import Answer
 from service.api.call import Call
 from service.database import Connection
 from service.rebuilder import RebuildProgress
+from service.threads import in_thread
 
 
 class ProjectionState(msgspec.Struct, frozen=True):
@@ -68,7 +67,7 @@ async def rebuild_projections(request: Call) -> Answer:
 async def cancel_rebuild(request: Call) -> Answer:
     """Stop a rebuild that is under way, if there is one; the live views stay as they are."""
     request.refuse_unknown_query()
-    await asyncio.to_thread(request.services.writer.rebuilder.cancel)
+    await in_thread(request.services.writer.rebuilder.cancel)
     return Answer(b"", status=204)
 
 

@@ -142,9 +142,12 @@ class EdgedLitestar(Litestar):
         route = scope.get("path_template") or "-"
         method = given_method if given_method in _METHODS else "other"  # anybody can make up methods
         state = scope["state"]
-        self.http_metrics.observe(method, route, status, seconds)
-        if "problem" in state:
-            self.http_metrics.count_problem(state["problem"])
+        try:
+            self.http_metrics.observe(method, route, status, seconds)
+            if "problem" in state:
+                self.http_metrics.count_problem(state["problem"])
+        except Exception:  # the request is answered, and its connection has others to come
+            log.exception("request not counted")
         if self.log_requests:
             log.info(
                 "request",

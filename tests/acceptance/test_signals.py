@@ -19,6 +19,7 @@ import pytest
 from support.altered import WatchedServer
 from support.command import COMMAND, environment, exported
 from support.server import Server, children
+from support.wire import Request, Wire
 from support.workers import pids
 
 LIMIT_S = 60
@@ -236,3 +237,13 @@ def test_the_port_of_the_metrics_goes_on_when_one_scrape_fails(tmp_path: Path) -
         assert process.stdout is not None
         assert process.wait(LIMIT_S) == 0
         process.stdout.close()
+
+
+def test_a_request_that_cannot_be_counted_is_answered_and_its_connection_goes_on(tmp_path: Path) -> None:
+    """A metric is no reason to stop either; the log says so."""
+    server = WatchedServer(tmp_path / "ledger.db", log=tmp_path / "log", bug="requests_not_counted")
+    with server, Wire(server.port) as wire:
+        for number in range(3):
+            assert wire.ask(Request.of("POST", "/v1/sessions", {"id": f"s{number}"})).status == 201
+        assert server.stop() == 0
+        assert server.log.read_text().count('"request not counted"') == 3

@@ -230,6 +230,15 @@ def every_other_scrape_fails() -> None:
     HttpMetrics.collect = collect_badly  # type: ignore[method-assign]
 
 
+def requests_not_counted() -> None:
+    """The same: no request can be counted."""
+
+    def observe(_: HttpMetrics, *__: Any) -> None:
+        raise ZeroDivisionError
+
+    HttpMetrics.observe = observe  # type: ignore[method-assign]
+
+
 def answers_in_a_row() -> None:
     """A group is answered one after the other: where one answer fails, those behind it have none."""
 
@@ -355,6 +364,7 @@ BUGS: dict[str, Callable[[], None]] = {
         threads_end,
         writer_fails_behind_each_group,
         every_other_scrape_fails,
+        requests_not_counted,
         answers_in_a_row,
         rebuilds_stay,
         logs_never_cut,

@@ -2,11 +2,15 @@
 
 import asyncio
 import threading
+import weakref
+from pathlib import Path
 
 import pytest
 
 from service import threads
-from service.threads import DEATHS_MAX, RestartingThread, call_in_loop, settle
+from service.listening import announce_at
+from service.location import Address, Location
+from service.threads import DEATHS_MAX, RestartingThread, call_in_loop, in_thread, settle
 
 LIMIT_S = 60
 
@@ -83,9 +87,22 @@ def test_failures_that_are_far_apart_are_not_counted_together(monkeypatch: pytes
     assert not said
 
 
+def test_a_recovery_that_fails_for_long_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the life before it was: it is not one life after the other."""
+    monkeypatch.setattr(threads, "STEADY_S", -1.0)
+    said: list[str] = []
+
+    def fail() -> None:
+        said.append("fail")
+        raise ValueError
+
+    joined(RestartingThread("t", fail, recover=fail, give_up=lambda: said.append("end")))
+    assert said == ["fail"] * DEATHS_MAX + ["end"]
+
+
 def test_a_thread_without_a_last_resort_goes_on_however_often_it_fails() -> None:
     """Others can do its work meanwhile."""
-    lives = iter(range(4 * DEATHS_MAX))
+    lives = iter(range(2000))  # beyond where powers of two end
 
     def work() -> None:
         if next(lives, None) is not None:
@@ -138,3 +155,49 @@ def test_the_thread_is_a_daemon_of_its_name() -> None:
     found: list[threading.Thread] = []
     joined(RestartingThread("the-name", lambda: found.append(threading.current_thread())))
     assert (found[0].name, found[0].daemon) == ("the-name", True)
+
+
+def test_work_in_a_thread_that_ends_with_stop_iteration_is_a_failure_and_no_silence() -> None:
+    """A future does not take it, so that whoever waits would wait for ever."""
+
+    def stop() -> None:
+        raise StopIteration
+
+    async def main() -> None:
+        assert await in_thread(lambda: 7) == 7
+        with pytest.raises(RuntimeError):
+            await asyncio.wait_for(in_thread(stop), LIMIT_S)
+
+    asyncio.run(main())
+
+
+def test_locals_of_a_failure_are_let_go() -> None:
+    """As a statement of SQLite in them: a frame that holds its own error would keep it until the collector comes."""
+
+    class Statement:
+        """Something that counts who holds it."""
+
+    def fail() -> None:
+        held = Statement()
+        found.append(weakref.ref(held))
+        try:
+            int("none")
+        except ValueError as error:
+            kept = error  # the circle
+            raise OSError from kept
+
+    found: list[weakref.ref[Statement]] = []
+    with pytest.raises(OSError) as failure:
+        fail()
+    assert found[0]() is not None
+    threads.forget_locals(failure.value)
+    assert found[0]() is None
+    assert failure.value.__traceback__ is not None
+
+
+def test_a_server_whose_address_cannot_be_noted_says_where_it_is_all_the_same(tmp_path: Path) -> None:
+    """As on a disk that is full: commands beside it do not find it, its users do."""
+    said: list[str] = []
+    nowhere = Location(str(tmp_path / "gone" / "ledger.db"), memory=False)
+    announce_at(nowhere, Address("http://127.0.0.1:8000", "c"), said.append)
+    assert said == ["http://127.0.0.1:8000"]
