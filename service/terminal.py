@@ -130,4 +130,5 @@ def finish_streams() -> None:
         except OSError as error:
             with open(os.devnull, "w") as null:  # noqa: PTH123
                 os.dup2(null.fileno(), stream.fileno())
-            raise _failed(name, error) from error
+            if not isinstance(error, BrokenPipeError):
+                raise _failed(name, error) from error

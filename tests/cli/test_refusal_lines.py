@@ -131,6 +131,14 @@ def test_a_name_that_sqlite_would_take_for_another_one_is_refused(folder: Path) 
     succeed("verify", "--database", "büro.db", cwd=folder)
 
 
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 64, ".", "a..b"])
+def test_a_host_that_is_none_is_named(tmp_path: Path, host: str) -> None:
+    """Also one that cannot even be asked for."""
+    said = refuse("serve", "--host", host, *DATABASE, cwd=tmp_path)
+    assert said == f"chatledger: The host {host!r} cannot be resolved.\n"
+    assert names(tmp_path) == set()
+
+
 # What is left behind
 
 
