@@ -25,7 +25,7 @@ from service.location import Location
 from service.options import Commands, FileToRead, WholeNumber, check_tenant, database_option, settings_with
 from service.progress import Progress
 from service.settings import Settings, variable_of
-from service.terminal import finish_streams, prepare_streams, say, visible, write
+from service.terminal import failed, finish_streams, prepare_streams, say, visible, write
 
 REJECTED_SHOWN = 20
 """How many rejected sessions an import names; a wrong file has as many as lines."""
@@ -192,10 +192,11 @@ def _run() -> int:
     except click.Abort:
         _say_last("Aborted.")
         return 130
-    except ChatledgerError as error:
+    except (ChatledgerError, OSError) as error:
         if os.environ.get(variable_of("log_level")) == "debug":
             _say_last(traceback.format_exc(), keep="\n")
-        _say_last(f"chatledger: {error}")
+        # The system's own error is here only where click could not print our help or version.
+        _say_last(f"chatledger: {failed('output', error) if isinstance(error, OSError) else error}")
         return 1
     return code if isinstance(code, int) else 0
 

@@ -13,6 +13,7 @@ from service import database, failures
 from service.errors import RefusedToStart
 from service.ids import ID_RULE, is_id
 from service.settings import Settings, load_settings
+from service.terminal import failed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -80,12 +81,15 @@ class Commands(click.Group):
 
         Raises:
             RefusedToStart: instead of an error of the system's, of SQLite's or of a text's encoding.
+            OutputFailed: what the command prints cannot be written.
         """
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # whoever read what it printed has enough
         except OSError as error:
+            if ctx.obj is None and error.filename is None:  # a command's help, which click prints
+                raise failed("output", error) from error
             failures.refuse(error, _ledger(ctx))
         except database.SQLError as error:
             database.refuse(error, _ledger(ctx))

@@ -66,10 +66,11 @@ def write(text: str | bytes, *, err: bool = False) -> None:
     except BrokenPipeError:
         raise  # whoever read it has enough: click ends the command without a word
     except OSError as error:
-        raise _failed("error" if err else "output", error) from error
+        raise failed("error" if err else "output", error) from error
 
 
-def _failed(name: str, error: OSError) -> OutputFailed:
+def failed(name: str, error: OSError) -> OutputFailed:
+    """What to raise for the stream *name*, `output` or `error`, which does not take a line."""
     return OutputFailed(f"Standard {name} cannot be written: {failures.reason_of(error)}.")
 
 
@@ -97,7 +98,7 @@ def output() -> Iterator[BinaryIO]:
     except BrokenPipeError:
         raise  # as in `write`
     except OSError as error:
-        raise _failed("output", error) from error
+        raise failed("output", error) from error
 
 
 def prepare_streams() -> None:
@@ -131,4 +132,4 @@ def finish_streams() -> None:
             with open(os.devnull, "w") as null:  # noqa: PTH123
                 os.dup2(null.fileno(), stream.fileno())
             if not isinstance(error, BrokenPipeError):
-                raise _failed(name, error) from error
+                raise failed(name, error) from error

@@ -210,10 +210,13 @@ def test_what_nobody_would_see_is_not_made(folder: Path, command: str) -> None:
     assert (folder / "l.db").read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["status", "settings", "key list", "--help", "export", "verify", "replay --check"])
+@pytest.mark.parametrize(
+    "command",
+    ["status", "settings", "key list", "--help", "--version", "key list --help", "export", "verify", "replay --check"],
+)
 def test_a_full_disk_behind_standard_output_is_said(folder: Path, command: str) -> None:
     """In one line and once, and with exit code 1."""
-    options = () if command in {"settings", "--help"} else DATABASE
+    options = () if "--" in command.removesuffix(" --check") or command == "settings" else DATABASE
     done = full(*command.split(), *options, folder=folder)
     said = [line for line in done.stderr.splitlines() if line.startswith("chatledger: ")]
     assert done.returncode == 1
