@@ -282,7 +282,7 @@ def claim_address(settings: Settings) -> tuple[str, int]:
     """
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that cannot be one
         raise RefusedToStart(f"The host {settings.host!r} cannot be resolved.") from error
     # IPv4 first: `localhost` is both, and most clients try 127.0.0.1.
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)

@@ -131,8 +131,6 @@ class Commands(click.Group):
         """
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise  # whoever read what it printed has enough
         except OSError as error:
             failures.refuse(error, _ledger(ctx))
         except database.SQLError as error:

@@ -181,7 +181,7 @@ def test_a_session_that_is_not_there_is_refused(folder: Path, tmp_path: Path, op
     done = run("export", "--database", "ledger.db", "--session", "no", *options, "--output", file, cwd=folder)
     assert_clear(done)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "chatledger: No such session."
+    assert done.stderr.splitlines()[-1] == "chatledger: no: No such session."
     assert list(tmp_path.iterdir()) == []
     assert "No such session" in refuse("export", "--database", "ledger.db", "--session", "erased", cwd=folder)
 

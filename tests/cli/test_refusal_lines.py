@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 from support.command import COMMAND, refuse, run, succeed, write_lines
-from support.mishaps import OTHER_UID
+from support.scenes import NAMESPACE, OTHER_UID, has_namespaces
 
 from service import location
 from service.errors import LedgerLocked
@@ -17,6 +17,9 @@ from service.settings import Settings
 
 SESSION = {"id": "s", "messages": [{"role": "user", "content": "Hello"}]}
 DATABASE = ("--database", "l.db")
+NEEDS_ROOT = pytest.mark.skipif(
+    os.geteuid() != 0 or not has_namespaces(), reason="only root can give a folder away, and be nobody in a namespace"
+)
 
 
 @pytest.fixture
@@ -43,17 +46,14 @@ def test_a_folder_in_place_of_the_ledger_is_named(folder: Path, command: str) ->
     assert said == f"chatledger: {folder} is a folder: name a file, such as {folder}/ledger.db.\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@NEEDS_ROOT
 @pytest.mark.parametrize("command", ["serve", "status", "export", "verify", "replay", "key list", "backup x.db"])
 def test_somebody_elses_folder_is_named(folder: Path, command: str) -> None:
     """The commonest mistake of a deployment is one line, with the remedy."""
     inner = folder / "inner"
     inner.mkdir(mode=0o700)
     os.chown(inner, OTHER_UID, OTHER_UID)
-    unshare = ["unshare", "--user", "--map-root-user"]
-    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode != 0:
-        pytest.skip("there are no user namespaces here")
-    done = run(*command.split(), "--database", "inner/l.db", cwd=folder, command=[*unshare, *COMMAND])
+    done = run(*command.split(), "--database", "inner/l.db", cwd=folder, command=[*NAMESPACE, *COMMAND])
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"chatledger: Cannot use {inner}/l.db: permission denied. Check the owner and the permissions of it and of its "
@@ -61,16 +61,13 @@ def test_somebody_elses_folder_is_named(folder: Path, command: str) -> None:
     )
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@NEEDS_ROOT
 def test_a_folder_without_write_permission_is_no_unfinished_transaction(folder: Path) -> None:
     """SQLite's error is the same one, and the remedy another."""
-    unshare = ["unshare", "--user", "--map-root-user"]
-    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode != 0:
-        pytest.skip("there are no user namespaces here")
     for path in (*folder.iterdir(), folder):
         path.chmod(0o755 if path == folder else 0o444)
         os.chown(path, OTHER_UID, OTHER_UID)
-    done = run("verify", *DATABASE, cwd=folder, command=[*unshare, *COMMAND])
+    done = run("verify", *DATABASE, cwd=folder, command=[*NAMESPACE, *COMMAND])
     assert "unfinished transaction" not in done.stderr
     assert "Traceback" not in done.stderr
     assert "l.db" in done.stderr or done.returncode == 0
@@ -132,6 +129,14 @@ def test_a_name_that_sqlite_would_take_for_another_one_is_refused(folder: Path) 
     assert names(folder) == before
     succeed("backup", *DATABASE, "büro.db", cwd=folder, env={**posix, "PYTHONUTF8": "1"})
     succeed("verify", "--database", "büro.db", cwd=folder)
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 64, ".", "a..b"])
+def test_a_host_that_is_none_is_named(tmp_path: Path, host: str) -> None:
+    """Also one that cannot even be asked for."""
+    said = refuse("serve", "--host", host, *DATABASE, cwd=tmp_path)
+    assert said == f"chatledger: The host {host!r} cannot be resolved.\n"
+    assert names(tmp_path) == set()
 
 
 # What is left behind
@@ -205,10 +210,13 @@ def test_what_nobody_would_see_is_not_made(folder: Path, command: str) -> None:
     assert (folder / "l.db").read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["status", "settings", "key list", "--help", "export", "verify", "replay --check"])
+@pytest.mark.parametrize(
+    "command",
+    ["status", "settings", "key list", "--help", "--version", "key list --help", "export", "verify", "replay --check"],
+)
 def test_a_full_disk_behind_standard_output_is_said(folder: Path, command: str) -> None:
     """In one line and once, and with exit code 1."""
-    options = () if command in {"settings", "--help"} else DATABASE
+    options = () if "--" in command.removesuffix(" --check") or command == "settings" else DATABASE
     done = full(*command.split(), *options, folder=folder)
     said = [line for line in done.stderr.splitlines() if line.startswith("chatledger: ")]
     assert done.returncode == 1

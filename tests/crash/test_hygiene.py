@@ -40,7 +40,9 @@ FILES = {
     ("service/location.py", "write_bytes"): "the lock's file",
     ("service/signing.py", "open"): "the signing key",
     ("service/signing.py", "read_text"): "the signing key",
+    ("service/terminal.py", "open"): "the null device, for a closed stream",
     ("service/tls.py", "read_text"): "the certificate",
+    ("service/variables.py", "read_text"): "the file .env",
 }
 NOT_FILES = {"views", "committer", "self"}
 """What has an `open` that opens no file by itself."""

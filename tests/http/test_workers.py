@@ -377,7 +377,7 @@ def test_commands_work_beside(pair: tuple[Client, Client], tmp_path: Path) -> No
     for client in pair:
         assert client.ask("GET", "/metrics").status == 401
         assert client.ask("GET", "/metrics", authorization=f"Bearer {made}").status == 200
-    key_id = succeed("key", "list", "--database", database, cwd=tmp_path).split()[0]
+    key_id = succeed("key", "list", "--database", database, cwd=tmp_path).splitlines()[1].split()[0]
     succeed("key", "revoke", key_id, "--database", database, cwd=tmp_path)
     for client in pair:
         assert client.ask("GET", "/metrics", authorization=f"Bearer {made}").status == 401

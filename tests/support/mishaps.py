@@ -1,24 +1,16 @@
-"""What can be wrong with the files, folders and surroundings of a command, and the commands that meet it."""
+"""What can be wrong with the path of a ledger or of a file.
+
+All paths lie in the scene's folder, devices too: the tests may be root, and a command that should refuse may not.
+"""
 
 import os
-import random
-import re
 import shutil
 import socket
-import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from support.command import COMMAND, environment, succeed, write_lines
-from support.server import Server
+from support.scenes import NAMESPACE, Scene
 
-TIMEOUT_S = 60
-LINES_MAX = 5
-OTHER_UID = 65534
-"""Somebody else's user id, where the tests run as root: what is closed is closed to nobody who is root."""
-SESSION = {"id": "s", "title": "Oslo", "user_id": "ada", "messages": [{"id": "m", "role": "user", "content": "Hello"}]}
 ODD_NAME = "a\n\x1b[31m\u202eb"
 ODD_NAME_SHOWN = "a\\n\\x1b[31m\\u202eb"
 _MOUNTED = 'mount -t tmpfs -o size=2m none "$0" && cp -a "$1/." "$0" && cd "$0" && '
@@ -26,89 +18,16 @@ _READ_ONLY = 'mount -o remount,ro "$0" && cd "$0" && '
 _DEVICE = "touch device && mount --bind /dev/null device && "
 _FULL = "{ cat /dev/zero > ballast || true; } 2>/dev/null && "
 
-
-@dataclass(frozen=True)
-class Command:
-    """A command line in which `LEDGER` and `FILE` stand for paths, and `KEY` for a key's id.
-
-    `ledger` and `file` are what they are where nothing is wrong; without a `file` the command has none.
-    """
-
-    line: str
-    file: str = ""
-    ledger: str = "ledger.db"
-
-    @property
-    def arguments(self) -> list[str]:
-        """The words of the line."""
-        return self.line.split()
-
-
-COMMANDS = (
-    Command("serve --port 0 --database LEDGER"),
-    Command("serve --port 0 --workers 2 --database LEDGER"),
-    Command("import --database LEDGER FILE", file="sessions.jsonl"),
-    Command("export --database LEDGER"),
-    Command("export --database LEDGER --output FILE", file="new.jsonl"),
-    Command("export --events --database LEDGER"),
-    Command("export --session s --markdown --database LEDGER"),
-    Command("status --database LEDGER"),
-    Command("status --json --database LEDGER"),
-    Command("verify --database LEDGER"),
-    Command("verify --database LEDGER --head FILE", file="head"),
-    Command("verify --database LEDGER --save-head FILE", file="new-head"),
-    Command("verify --bundle FILE", file="bundle.json"),
-    Command("replay --database LEDGER"),
-    Command("replay --check --database LEDGER"),
-    Command("backup --database LEDGER FILE", file="new.db"),
-    Command("restore --database LEDGER FILE", file="backup.db", ledger="restored.db"),
-    Command("erase --session s --reason r --database LEDGER"),
-    Command("key create --operator --database LEDGER"),
-    Command("key list --database LEDGER"),
-    Command("key revoke KEY --database LEDGER"),
-)
-
-
-@dataclass
-class Scene:
-    """A folder of its own with a ledger and what belongs to it, and how the command is run there."""
-
-    folder: Path
-    ledger: str
-    file: str
-    chance: random.Random
-    named: str = ""
-    """What a refusal has to name, as it is shown."""
-    env: dict[str, str] = field(default_factory=dict)
-    prefix: tuple[str, ...] = ()
-    streams: dict[str, Any] = field(default_factory=dict)
-    close: tuple[int, ...] = ()
-
-    def put(self, role: str, path: str | Path, *, shown: str | None = None) -> None:
-        """Have the command find *path* as its ledger, or as its file."""
-        setattr(self, role, str(path))
-        self.named = Path(path).name if shown is None else shown
-
-    def path(self, role: str) -> Path:
-        """Where the ledger, or the file, lies."""
-        return self.folder / getattr(self, role)
-
-
 Mishap = Callable[[Scene, str], None]
-Surrounding = Callable[[Scene], None]
 MISHAPS: dict[str, Mishap] = {}
-"""What can be wrong with a path: each gets the scene, and `ledger` or `file`."""
-SURROUNDINGS: dict[str, Surrounding] = {}
-"""What can be wrong around a command."""
+"""Each gets the scene, and `ledger` or `file`."""
+MOUNTS = {"read_only_file_system", "full_disk", "device"}
+CLOSES = {"folder_not_enterable", "folder_not_writable", "file_not_readable"}
+"""These need a namespace, the second ones where the tests are root."""
 
 
 def _mishap(function: Mishap) -> Mishap:
     MISHAPS[function.__name__] = function
-    return function
-
-
-def _surrounding(function: Surrounding) -> Surrounding:
-    SURROUNDINGS[function.__name__] = function
     return function
 
 
@@ -171,7 +90,7 @@ def long_path(scene: Scene, role: str) -> None:
 def odd_name(scene: Scene, role: str) -> None:
     """A line end, a terminal's escape and a change of direction, in the name of a good file."""
     if scene.path(role).exists():
-        _rename(scene, role, ODD_NAME)
+        scene.rename(role, ODD_NAME)
     scene.put(role, ODD_NAME, shown=ODD_NAME_SHOWN)
 
 
@@ -186,14 +105,8 @@ def not_utf8(scene: Scene, role: str) -> None:
     """A name that is no text."""
     name = os.fsdecode(b"\xff\xfe.db")
     if scene.path(role).exists():
-        _rename(scene, role, name)
+        scene.rename(role, name)
     scene.put(role, name, shown=".db")
-
-
-def _rename(scene: Scene, role: str, name: str) -> None:
-    old = getattr(scene, role)
-    for path in sorted(scene.folder.glob(f"{old}*")):
-        path.rename(scene.folder / (name + path.name.removeprefix(old)))
 
 
 @_mishap
@@ -272,7 +185,7 @@ def dangling_link(scene: Scene, role: str) -> None:
 @_mishap
 def folder_not_enterable(scene: Scene, role: str) -> None:
     """Somebody else's folder."""
-    _take_away(scene, _into_folder(scene, role), 0o700, 0)
+    scene.take_away(_into_folder(scene, role), 0o700, 0)
 
 
 @_mishap
@@ -281,14 +194,14 @@ def folder_not_writable(scene: Scene, role: str) -> None:
     inner = _into_folder(scene, role)
     for path in inner.iterdir():
         path.chmod(0o444)
-    _take_away(scene, inner, 0o755, 0o555)
+    scene.take_away(inner, 0o755, 0o555)
 
 
 @_mishap
 def file_not_readable(scene: Scene, role: str) -> None:
     """One may enter, and not read."""
     for path in _into_folder(scene, role).iterdir():
-        _take_away(scene, path, 0o600, 0)
+        scene.take_away(path, 0o600, 0)
 
 
 def _into_folder(scene: Scene, role: str) -> Path:
@@ -300,19 +213,6 @@ def _into_folder(scene: Scene, role: str) -> Path:
         shutil.copy(path, inner / path.name)
     scene.put(role, f"inner/{name}")
     return inner
-
-
-def _take_away(scene: Scene, path: Path, mode_of_others: int, mode: int) -> None:
-    """Have *path* be somebody else's with *mode_of_others*, or where that cannot be done, ours with *mode*.
-
-    Root gives it away, and has no power over others' files in a user namespace that maps root alone.
-    """
-    if os.geteuid() == 0:
-        os.chown(path, OTHER_UID, OTHER_UID)
-        path.chmod(mode_of_others)
-        scene.prefix = ("unshare", "--user", "--map-root-user")
-    else:
-        path.chmod(mode)
 
 
 @_mishap
@@ -344,268 +244,7 @@ def _mounted(scene: Scene, role: str, then: str) -> None:
         shutil.copy(path, source / path.name)
     script = f'{_MOUNTED}{then}cd "$2" && shift 2 && exec "$@"'
     scene.prefix = (
-        *("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script),
+        *(*NAMESPACE, "--mount", "sh", "-c", script),
         *(str(mount), str(source), str(scene.folder)),
     )
     scene.put(role, f"mount/{name}")
-
-
-def _beside(suffix: str) -> Surrounding:
-    def folder_beside(scene: Scene) -> None:
-        place = scene.folder / (scene.ledger + suffix)
-        place.unlink(missing_ok=True)
-        place.mkdir()
-        scene.named = scene.ledger
-
-    return folder_beside
-
-
-for _suffix in (".lock", ".key", "-wal", ".erasures", ".views.000001.db"):
-    SURROUNDINGS[f"folder_in_place_of{_suffix}"] = _beside(_suffix)
-
-
-@_surrounding
-def no_input(scene: Scene) -> None:
-    """Standard input is closed."""
-    scene.close = (0,)
-
-
-@_surrounding
-def no_output(scene: Scene) -> None:
-    """Standard output is closed."""
-    scene.close = (1,)
-    scene.named = "output"
-
-
-@_surrounding
-def no_errors(scene: Scene) -> None:
-    """Standard error is closed."""
-    scene.close = (2,)
-    scene.named = ""
-
-
-@_surrounding
-def no_streams(scene: Scene) -> None:
-    """All three are closed."""
-    scene.close = (0, 1, 2)
-    scene.named = ""
-
-
-@_surrounding
-def full_output(scene: Scene) -> None:
-    """Standard output is on a full disk."""
-    scene.streams["stdout"] = "/dev/full"
-    scene.named = "output"
-
-
-@_surrounding
-def full_errors(scene: Scene) -> None:
-    """Standard error is on a full disk."""
-    scene.streams["stderr"] = "/dev/full"
-
-
-@_surrounding
-def locale_c(scene: Scene) -> None:
-    """A shell without a language, and with names beyond it."""
-    scene.env = {"LC_ALL": "C"}
-    odd_name(scene, "ledger")
-
-
-@_surrounding
-def locale_posix(scene: Scene) -> None:
-    """The same by its other name, and without Python's own way to UTF-8."""
-    scene.env = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    odd_name(scene, "ledger")
-    scene.named = ODD_NAME_SHOWN[:10]
-
-
-@_surrounding
-def ascii_streams(scene: Scene) -> None:
-    """Streams that take ASCII only."""
-    scene.env = {"PYTHONIOENCODING": "ascii"}
-    _rename_all(scene, "ü€")
-
-
-def _rename_all(scene: Scene, name: str) -> None:
-    if scene.path("ledger").exists():
-        _rename(scene, "ledger", name)
-    scene.put("ledger", name, shown="\\xfc\\u20ac")
-
-
-@_surrounding
-def odd_home(scene: Scene) -> None:
-    """A home that is not there, and a folder for temporary files that is not either."""
-    scene.env = {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "SQLITE_TMPDIR": "/nonexistent"}
-
-
-@_surrounding
-def dotenv_folder(scene: Scene) -> None:
-    """`.env` is a folder."""
-    (scene.folder / ".env").mkdir()
-
-
-@_surrounding
-def dotenv_fifo(scene: Scene) -> None:
-    """`.env` is a named pipe."""
-    os.mkfifo(scene.folder / ".env")
-    scene.named = ".env"
-
-
-@_surrounding
-def dotenv_not_readable(scene: Scene) -> None:
-    """`.env` is somebody else's."""
-    path = scene.folder / ".env"
-    path.write_text("CHATLEDGER_LOG_LEVEL=error\n")
-    _take_away(scene, path, 0o600, 0)
-    scene.named = ".env"
-
-
-@_surrounding
-def dotenv_not_utf8(scene: Scene) -> None:
-    """`.env` is no text."""
-    (scene.folder / ".env").write_bytes(b"# caf\xe9\nCHATLEDGER_LOG_LEVEL=error\n")
-    scene.named = ".env"
-
-
-@_surrounding
-def dotenv_no_lines(scene: Scene) -> None:
-    """`.env` has something that is no assignment."""
-    (scene.folder / ".env").write_text("this is no assignment\n")
-    scene.named = ".env"
-
-
-@_surrounding
-def folder_gone(scene: Scene) -> None:
-    """The working directory was removed."""
-    gone = scene.folder / "gone"
-    gone.mkdir()
-    scene.prefix = ("sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(gone))
-    scene.named = ""
-
-
-@_surrounding
-def few_files(scene: Scene) -> None:
-    """The system allows no more than a few open files: enough for Python to start."""
-    scene.prefix = ("sh", "-c", f'ulimit -n {scene.chance.randrange(8, 20)} && exec "$@"', "sh")
-    scene.named = ""
-
-
-class Cell(NamedTuple):
-    """A command, what is wrong, and with what: `ledger`, `file` or `around`."""
-
-    command: Command
-    mishap: str
-    role: str
-
-    def __str__(self) -> str:
-        """As a test's name."""
-        return f"{self.command.line}: {self.mishap} ({self.role})"
-
-
-def cells() -> Iterator[Cell]:
-    """All that there are."""
-    for command in COMMANDS:
-        if "LEDGER" in command.line:
-            yield from (Cell(command, name, "ledger") for name in MISHAPS)
-        if command.file:
-            yield from (Cell(command, name, "file") for name in MISHAPS if not _waits(command, name))
-        yield from (Cell(command, name, "around") for name in SURROUNDINGS if _applies(command, name))
-
-
-def _waits(command: Command, mishap: str) -> bool:
-    """A pipe is read as far as it goes, and nobody writes into this one."""
-    return mishap == "fifo" and command.line.startswith(("import", "verify"))
-
-
-def _applies(command: Command, mishap: str) -> bool:
-    """What a server does without its streams is in the tests of the log, and what a bar does in those of progress."""
-    if command.line.startswith("serve"):
-        return mishap not in {"no_output", "no_errors", "no_streams", "full_output", "full_errors"}
-    return mishap != "full_errors"
-
-
-def template(folder: Path) -> Path:
-    """A folder with a ledger, its views and key, a backup, a bundle, a head and a file to import."""
-    write_lines(folder / "sessions.jsonl", [SESSION])
-    succeed("import", "--database", "ledger.db", "sessions.jsonl", cwd=folder)
-    succeed("verify", "--database", "ledger.db", "--save-head", "head", cwd=folder)
-    succeed("backup", "--database", "ledger.db", "backup.db", cwd=folder)
-    with Server(folder / "ledger.db", cwd=folder) as server, server.client() as client:
-        (folder / "bundle.json").write_bytes(client.get("/v1/sessions/s/proof").content)
-        assert server.stop() == 0
-    key = succeed("key", "create", "--operator", "--database", "ledger.db", cwd=folder).split()[1]
-    (folder / "key-id").write_text(key)
-    write_lines(folder / "sessions.jsonl", [SESSION | {"id": "t"}])
-    return folder
-
-
-def scene_of(cell: Cell, folder: Path, chance: random.Random) -> Scene:
-    """The scene of *cell* in *folder*, which is a copy of the template."""
-    scene = Scene(folder=folder, ledger=cell.command.ledger, file=cell.command.file, chance=chance)
-    scene.named = scene.ledger
-    if cell.role == "around":
-        SURROUNDINGS[cell.mishap](scene)
-    else:
-        MISHAPS[cell.mishap](scene, cell.role)
-    return scene
-
-
-def run(command: Command, scene: Scene) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end; a server that serves is told to stop."""
-    key = (scene.folder / "key-id").read_text()
-    meant = {"LEDGER": scene.ledger, "FILE": scene.file, "KEY": key}
-    words = [meant.get(word, word) for word in command.arguments]
-    files = {name: Path(path).open("w") for name, path in scene.streams.items()}  # noqa: SIM115
-    prefix = list(scene.prefix)
-    if scene.close:
-        closing = " ".join(f"{number}>&-" for number in scene.close)
-        prefix += ["sh", "-c", f'exec "$@" {closing}', "sh"]
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | files
-    process = subprocess.Popen(
-        [*prefix, *COMMAND, *words],
-        cwd=scene.folder,
-        env=environment(**scene.env),
-        text=True,
-        errors="backslashreplace",
-        **streams,
-    )
-    with process:
-        try:
-            first = ""
-            if command.line.startswith("serve") and process.stdout is not None:
-                first = process.stdout.readline()
-                process.terminate()
-            stdout, stderr = process.communicate(timeout=TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            stdout, stderr = process.communicate()
-            stderr += "\nit did not end"
-        finally:
-            for file in files.values():
-                file.close()
-    return subprocess.CompletedProcess(words, process.returncode, first + (stdout or ""), stderr or "")
-
-
-_SOURCE = re.compile(r"\.py\b|\bline \d+, in \b")
-_PROGRESS = re.compile(r"(import|export|verify|replay|copy|views): [\d,]+ ")
-_REJECTED = re.compile(r"(line \d+|(messages of )?session .*): |… and more")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def faults_of(scene: Scene, done: "subprocess.CompletedProcess[str]") -> list[str]:
-    """What is wrong with the answer: nothing, where it is a good one."""
-    faults = [] if done.returncode in {0, 1, 2} else [f"it ended with {done.returncode}"]
-    said = [line for line in done.stderr.splitlines() if not (_PROGRESS.match(line) or line.startswith("{"))]
-    if "Traceback" in done.stderr or _SOURCE.search("\n".join(said)):
-        faults.append("it shows its source")
-    if _CONTROL.search(done.stderr):
-        faults.append("it controls the terminal")
-    said = [line for line in said if not _REJECTED.match(line)]
-    if len(said) > LINES_MAX:
-        faults.append(f"it says {len(said)} lines")
-    if done.returncode == 1 and 2 not in scene.close and " rejected" not in done.stdout:
-        if not said or not said[-1].startswith("chatledger: "):
-            faults.append("it does not say why")
-        elif scene.named not in said[-1]:
-            faults.append(f"it does not name {scene.named!r}")
-    return faults
