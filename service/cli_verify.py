@@ -8,6 +8,7 @@ import click
 from service import bundle, database, ledger, offline
 from service.cli_replay import compare_views
 from service.errors import UnsoundProof
+from service.files import OwnFiles, check_output, output, text_of
 from service.options import database_option, settings_with
 from service.progress import Progress
 from service.settings import Settings
@@ -42,6 +43,9 @@ def verify(
     settings = settings_with(database_path=database)
     earlier = None if head_file is None else _earlier(settings, head_file, public_key)
     location = offline.existing(settings)
+    own = OwnFiles.of(location, settings)
+    if save_head is not None:
+        check_output(save_head, own)
     connection = _open(settings)
     ledger_id = ledger.identity(connection)
     if earlier is not None and earlier.origin != origin_of(ledger_id):
@@ -52,10 +56,12 @@ def verify(
     click.echo(f"{found.size} events verified; the tree's root is {found.root().hex()}")
     if earlier is not None:
         click.echo(f"the ledger extends the head of {earlier.size} events")
-    if save_head is not None:
-        save_head.write_text(signer_of(location, settings, ledger_id).sign(found.size, found.root()))
     if location.generations() and not compare_views(settings, "views"):
         sys.exit(1)
+    if save_head is not None:
+        signer = signer_of(location, settings, ledger_id)
+        with output(save_head, own) as file:
+            file.write(signer.sign(found.size, found.root()).encode())
 
 
 def _open(settings: Settings) -> database.Connection:
@@ -73,7 +79,7 @@ def _earlier(settings: Settings, head_file: Path, public_key: str | None) -> Hea
         connection = _open(settings)
         verifier = signer_of(location, settings, ledger.identity(connection)).verifier
         connection.close()
-    return verifier.read(head_file.read_text())
+    return verifier.read(text_of(head_file))
 
 
 def _verify_bundle(file: Path, public_key: str | None) -> None:

@@ -7,7 +7,6 @@ nothing that the next start does not finish (docs/decisions/0015-erasure.md).
 """
 
 import glob
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from service.committer import Committer
 from service.database import Connection, SQLiteValue
 from service.errors import DomainError, ErasurePending
 from service.events import SESSION_CREATED, SESSION_UPDATED, SessionErased
+from service.files import replacing
 from service.group import Submission
-from service.location import Location, put_in_place, sync_folder
+from service.location import Location, sync_folder
 from service.merkle import commitment
 
 LIST = ".erasures"
@@ -156,14 +156,9 @@ def _list(db: Connection, location: Location, positions: list[int]) -> None:
         return
     # Written anew, not added to: of a write at the end a power cut may leave the line's end without its beginning.
     text = path.read_bytes() if path.exists() else b""
-    unfinished = path.with_name(path.name + ".new")
-    descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "r+b") as file:
+    with replacing(path) as file:
         file.write(text[: text.rfind(b"\n") + 1])
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    put_in_place(str(unfinished), str(path))
+        file.write(b"".join(lines))
 
 
 def listed_in(path: Path) -> Iterator[Erasure]:

@@ -5,6 +5,8 @@ import glob
 import itertools
 import os
 import re
+import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from service.errors import LedgerLocked, RefusedToStart
 from service.settings import Settings
 
 BUILDING = ".building"  # behind the name of views that are not whole yet
+UNFINISHED = ".unfinished"  # behind that of any other file that is not
 NETWORK_FILESYSTEMS = frozenset(
     {
         "nfs",
@@ -52,10 +55,15 @@ class Location(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, settings: Settings) -> "Location":
-        """The location that *settings* name. Each call for `:memory:` is a new one."""
+        """The location that *settings* name. Each call for `:memory:` is a new one.
+
+        Raises:
+            RefusedToStart: SQLite would give the file another name (`check_name`).
+        """
         if settings.in_memory:
             return cls(f"/chatledger-{os.getpid()}-{next(_memory_names)}", memory=True)
-        return cls(os.path.realpath(settings.database_path), memory=False)
+        check_name(settings.database_path)
+        return cls(check_name(os.path.realpath(settings.database_path)), memory=False)
 
     @property
     def folder(self) -> Path:
@@ -98,14 +106,46 @@ class Location(msgspec.Struct, frozen=True):
         return sorted(int(match[1]) for match in found if match)
 
 
+def check_name(name: str) -> str:
+    """Return *name*, if it means the same file to SQLite as to Python.
+
+    SQLite takes names as UTF-8, Python writes them in the locale's encoding. Where the two differ there are two files:
+    a backup was verified under one name, and an empty file left under the other.
+
+    Raises:
+        RefusedToStart: they differ, or it is no name at all.
+    """
+    shown = name.encode("ascii", "backslashreplace").decode()
+    if "\0" in name:
+        raise RefusedToStart(f"The file name {shown} has the character NUL.")
+    try:
+        if os.fsencode(name) == name.encode():
+            return name
+    except UnicodeEncodeError:  # one of the two cannot write it at all
+        pass
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8":
+        raise RefusedToStart(f"The file name {shown} is not UTF-8, as SQLite needs it: rename the file or its folder.")
+    raise RefusedToStart(
+        f"The file name {shown} is written differently in the locale's encoding ({encoding}) and in UTF-8, which "
+        f"SQLite uses: choose a name in ASCII, or a UTF-8 locale (LC_ALL=C.UTF-8)."
+    )
+
+
+_ESCAPED = re.compile(rb"\\([0-7]{3})")  # proc(5) writes a space, a tab, the end of a line and a backslash so
+
+
 def filesystem_of(path: Path, mountinfo: str) -> str:
     """The type of the file system that *path* is on, by the text of /proc/self/mountinfo (proc(5))."""
     best, kind = "", "unknown"
-    for line in mountinfo.splitlines():
-        mount, _, rest = line.partition(" - ")
-        point = mount.split()[4].encode().decode("unicode_escape")
+    for line in mountinfo.split("\n"):
+        mount, separator, rest = line.partition(" - ")
+        if not separator:
+            continue
+        written = mount.split(" ")[4].encode("utf-8", "surrogateescape")
+        point = os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), written))
         if (path == Path(point) or Path(point) in path.parents) and len(point) >= len(best):
-            best, kind = point, rest.split()[0]
+            best, kind = point, rest.split(" ")[0]
     return kind
 
 
@@ -118,7 +158,7 @@ def check_filesystem(location: Location, settings: Settings) -> None:
     mountinfo = Path("/proc/self/mountinfo")
     if location.memory or settings.allow_network_filesystem or not mountinfo.exists():
         return
-    kind = filesystem_of(location.folder, mountinfo.read_text())
+    kind = filesystem_of(location.folder, mountinfo.read_text("utf-8", "surrogateescape"))
     if kind in NETWORK_FILESYSTEMS:
         raise RefusedToStart(
             f"{settings.database_path} is on a network file system ({kind}), where SQLite's locks may not hold and "
@@ -228,16 +268,8 @@ def unfinished(name: str) -> Iterator[str]:
     for taken in (name, name + "-wal", name + "-shm", name + "-journal"):
         if os.path.lexists(taken):
             raise RefusedToStart(f"{taken} is there already; it was left as it is.")
-    making = name + ".unfinished"
-    descriptor = os.open(making, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RefusedToStart(f"{making} is being written by another process.") from None
-        if not os.path.lexists(making) or not os.path.samestat(os.fstat(descriptor), Path(making).stat()):
-            raise RefusedToStart(f"{name} was finished by another process just now.")
-        os.fchmod(descriptor, 0o600)
+    making = name + UNFINISHED
+    with claimed(making, name) as descriptor:
         os.ftruncate(descriptor, 0)
         for suffix in ("-wal", "-shm", "-journal"):
             Path(making + suffix).unlink(missing_ok=True)
@@ -246,6 +278,31 @@ def unfinished(name: str) -> Iterator[str]:
         except BaseException:
             remove(making)
             raise
+
+
+@contextmanager
+def claimed(making: str, name: str) -> Iterator[int]:
+    """Open *making*, which is to become *name*, for this process and its owner alone; the block gets its descriptor.
+
+    What it holds is what a killed one has left, if anything. The lock ends with the block.
+
+    Raises:
+        RefusedToStart: it is something else, or another process is making it.
+        OSError: the folder does not take it.
+    """
+    descriptor = os.open(making, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusedToStart(f"{making} is being written by another process.") from None
+        state = os.fstat(descriptor)
+        if not os.path.lexists(making) or not os.path.samestat(state, Path(making).stat()):
+            raise RefusedToStart(f"{name} was finished by another process just now.")
+        if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
+            raise RefusedToStart(f"{making} is there already; it was left as it is.")
+        os.fchmod(descriptor, 0o600)
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -13,7 +13,17 @@ from service.committer import hold
 from service.database import Connection
 from service.errors import LedgerDamaged, LedgerLocked, RefusedToStart
 from service.events import SESSION_ERASED, Event, decode_payload
-from service.location import Location, check_filesystem, exclusive, put_in_place, remove, sync_folder
+from service.files import OwnFiles
+from service.location import (
+    UNFINISHED,
+    Location,
+    check_filesystem,
+    check_name,
+    exclusive,
+    put_in_place,
+    remove,
+    sync_folder,
+)
 from service.merkle import Frontier
 from service.settings import Settings
 
@@ -74,6 +84,8 @@ def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int 
     check_filesystem(location, settings)
     if not source.is_file():
         raise RefusedToStart(f"There is no backup at {source}.")
+    check_name(str(source.absolute()))
+    OwnFiles.of(location, settings).check(source)  # some of which are removed on the way
     try:
         location.make_folder()
         with exclusive(location):
@@ -99,7 +111,9 @@ def _restore(location: Location, settings: Settings, source: Path, steps: Steps,
     erasures = _listed(listed)
     _remove_all(name)
     try:
-        with closing(database.open_ledger_reader(Location(str(source), memory=False), settings)) as connection:
+        with closing(
+            database.open_ledger_reader(Location(str(source.absolute()), memory=False), settings)
+        ) as connection:
             if to_position is None:
                 backup.copy(connection, name, settings, steps.copied)
             else:
@@ -126,7 +140,7 @@ def _remove_all(name: str) -> None:
     for generation in location.generations():
         remove(location.views(generation))
     location.remove_unfinished_views()
-    for suffix in (".lock", erasure.LIST, erasure.LIST + ".new"):
+    for suffix in (".lock", erasure.LIST, erasure.LIST + UNFINISHED):
         Path(name + suffix).unlink(missing_ok=True)
     remove(name)
 
