@@ -33,6 +33,8 @@ Connection = apsw.Connection
 SQLiteValue: TypeAlias = int | float | bytes | str | None
 SQLError = apsw.Error
 Busy = apsw.BusyError
+Damaged = (apsw.CorruptError, apsw.NotADBError)
+"""What SQLite raises where the file itself is damaged."""
 
 LEDGER_APPLICATION_ID = 0x434C4C47  # "CLLG", in the file's header: what `file` and we know a ledger by
 VIEWS_APPLICATION_ID = 0x434C5657  # "CLVW"
@@ -47,6 +49,11 @@ SQLITE_VERSION_MIN = (3, 51, 3)  # before it: the WAL-reset bug, https://www.sql
 END_TIMEOUT_MS = 500  # at a stop: how long to wait for readers to let go of the write-ahead log
 COPY_PAUSE_S = 0.005
 """Between two looks whether somebody else still copies a write-ahead log back."""
+FOREIGN_STEPS_PER_BYTE = 100
+"""SQLite's virtual-machine steps that an import may take for each byte of a file: some 150 a row are needed, and a row
+has 20 bytes at the least. A file made for it can name one page a million times."""
+FOREIGN_STEPS_MIN = 100_000_000
+FOREIGN_CHECK_STEPS = 100_000
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
 
 # What SQLite says of a file that it opens: of the statements that open one, none can be wrong in itself, so that
@@ -194,17 +201,48 @@ def open_ledger_reader(location: Location, settings: Settings) -> Connection:
     return connection
 
 
-def open_foreign(path: Path, settings: Settings) -> Connection:
-    """A read-only connection to somebody else's SQLite file, for an import."""
+def open_foreign(path: Path, settings: Settings, *, row_bytes_max: int) -> Connection:
+    """A connection to somebody else's SQLite file, for an import, that can change nothing but temporary tables.
+
+    What a file from elsewhere may hold is kept from acting (https://www.sqlite.org/security.html section 1): no view,
+    trigger or function of its schema runs, no text or row of more than *row_bytes_max* bytes is made, and it may not
+    cost more work than a file of its size can be worth.
+
+    Raises:
+        RefusedToStart: it is no database, in use, or only its own program can open it.
+    """
     location = Location(str(path), memory=False)
     try:
-        return open_reader(str(path), location, settings)
+        connection = open_reader(str(path), location, settings)
     except _NO_DATABASE as error:
         raise RefusedToStart(f"{path.name} is not an SQLite database, or is damaged.") from error
     except apsw.ReadOnlyError as error:
         raise RefusedToStart(
             f"{path.name} has an unfinished transaction; open it with its own program first."
         ) from error
+    except apsw.BusyError as error:
+        raise RefusedToStart(f"{path.name} is in use by another program: stop that first.") from error
+    with _closed_on_failure(connection):
+        connection.pragma("query_only", False)  # noqa: FBT003  # temporary tables; the file is open for reading alone
+        connection.pragma("cell_size_check", True)  # noqa: FBT003
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0)
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        limit_rows(connection, row_bytes_max)
+        _limit_work(connection, FOREIGN_STEPS_MIN + FOREIGN_STEPS_PER_BYTE * path.stat().st_size)
+    return connection
+
+
+def _limit_work(connection: Connection, steps_max: int) -> None:
+    """Have the statements of *connection* end with an interrupt once they have taken *steps_max* steps together."""
+    left = steps_max
+
+    def take() -> bool:
+        nonlocal left
+        left -= FOREIGN_CHECK_STEPS
+        return left < 0
+
+    connection.set_progress_handler(take, FOREIGN_CHECK_STEPS)
 
 
 def open_memory() -> Connection:
@@ -345,7 +383,7 @@ def newest_schema() -> int:
 
 def _migrations() -> list[tuple[int, str]]:
     files = (file for file in resources.files("service.schema").iterdir() if file.name.endswith(".sql"))
-    return sorted((int(file.name[:4]), file.read_text()) for file in files)
+    return sorted((int(file.name[:4]), file.read_text(encoding="utf-8")) for file in files)
 
 
 def _migrate(connection: Connection, name: str, identity: tuple[str, int] | None = None) -> None:
@@ -554,7 +592,7 @@ def snapshot(connection: Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        connection.execute("ROLLBACK")
+        _roll_back(connection)
 
 
 @contextmanager
@@ -618,7 +656,12 @@ class Bulk:
 
 def is_damage(error: BaseException | None) -> bool:
     """Whether *error* says that the file itself is damaged."""
-    return isinstance(error, (apsw.CorruptError, apsw.NotADBError))
+    return isinstance(error, Damaged)
+
+
+def is_twin(error: BaseException | None) -> bool:
+    """Whether *error* says that two rows have the same key."""
+    return isinstance(error, apsw.ConstraintError)
 
 
 def is_interrupt(error: BaseException | None) -> bool:

@@ -140,6 +140,14 @@ def variable_of(field: str) -> str:
     return "DATABASE_PATH" if field == "database_path" else PREFIX + field.upper()
 
 
+def _read(dotenv: Path) -> dict[str, str | None]:
+    """The variables of a `.env`, which is UTF-8 whatever the locale is; a byte order mark is no part of a name."""
+    try:
+        return dict(dotenv_values(dotenv, encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{dotenv} is no text in UTF-8.") from error
+
+
 def load_settings(environment: Mapping[str, str] | None = None, *, dotenv: Path = Path(".env")) -> Settings:
     """Read the settings from *environment* (the process's by default) over the file *dotenv*, if it exists.
 
@@ -147,7 +155,7 @@ def load_settings(environment: Mapping[str, str] | None = None, *, dotenv: Path 
         SettingsError: a variable has a wrong value, or one behind our prefix is unknown (a typing error
             would otherwise go unnoticed).
     """
-    found: dict[str, str | None] = dict(dotenv_values(dotenv)) if dotenv.is_file() else {}
+    found = _read(dotenv) if dotenv.is_file() else {}
     found.update(os.environ if environment is None else environment)
     fields = {variable_of(field.name): field for field in msgspec.structs.fields(Settings)}
     for name in found:
