@@ -1,5 +1,6 @@
 """The command `chatledger`."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -54,9 +55,9 @@ def serve(database: str | None, host: str | None, port: int | None, workers: int
 @cli.command("import")
 @database_option
 @click.option("--tenant", default="default", show_default=True, help="The tenant of sessions that name none.")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 def import_(database: str | None, tenant: str, file: Path) -> None:
-    """Import FILE: JSON lines, or the SQLite file of the CRUD store.
+    """Import FILE, or - for standard input: JSON lines, also with gzip, or the SQLite file of the CRUD store.
 
     It can be run again after an interruption: what is there already is passed over.
     """
@@ -64,6 +65,7 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
     check_tenant(tenant)
     source = importer.open_source(file, settings, tenant_id=tenant)
     with ExitStack() as stack:
+        stack.callback(source.close)
         committer = stack.enter_context(offline.writing(settings))
         progress = stack.enter_context(
             Progress("import", unit=source.unit, total=source.total, bytes_=source.unit == "bytes")
@@ -79,6 +81,8 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
         f"{report.sessions} sessions with {report.messages} messages imported, {report.present} were there already, "
         f"{report.rejected} rejected"
     )
+    if report.failure is not None:
+        raise report.failure
     if report.rejected:
         sys.exit(1)
 
@@ -137,6 +141,8 @@ def main() -> None:
     """Run the command; a refusal is one clear line and exit code 1."""
     calm_garbage_collector()
     os.umask(0o077)  # what we write is other people's conversations
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal's encoding lacks, as standard error shows it
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
