@@ -596,6 +596,21 @@ def snapshot(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
+def reading_on(connection: Connection) -> Iterator[None]:
+    """As `snapshot`, by a statement that is not read to its end, for a file that may be damaged.
+
+    Inside a BEGIN the first damage that is met has SQLite refuse every write, also to temporary tables. Whatever is
+    written in the block is committed at once.
+    """
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1 FROM main.sqlite_schema UNION ALL SELECT 1")
+    try:
+        yield
+    finally:
+        cursor.close(True)  # noqa: FBT003  # it is meant to be in the middle
+
+
+@contextmanager
 def storage_failures_named() -> Iterator[None]:
     """Say in words that the storage fails, where there is no caller to answer but somebody who starts or stops us.
 
