@@ -82,6 +82,8 @@ def _parse_row(
         text = msgspec.json.encode(line)
     except (ValueError, TypeError, OverflowError) as error:
         return Rejected(where, f"{error}")
+    except RecursionError:
+        return Rejected(where, "traits nest too deeply")
     if tenant is not None and tenant != "" and not (isinstance(tenant, str) and is_id(tenant)):
         return Rejected(where, f"its tenant_id {tenant!r} is not {ID_RULE}")
     return parse_line(text, where, settings, tenant or tenant_id)

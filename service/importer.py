@@ -5,7 +5,7 @@ all, and a second run passes over those that are. Both readers stream: one sessi
 groups of them: the one that is committed, and the next.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -15,9 +15,10 @@ import msgspec
 from service import database
 from service.checkpointer import Checkpointer
 from service.committer import Committer
-from service.errors import RefusedToStart, SessionExists
+from service.database import SQLError
+from service.errors import Overloaded, RefusedToStart, SessionExists
 from service.files import OwnFiles
-from service.group import Committed, Submission
+from service.group import Committed, Outcome, Submission
 from service.import_crud import open_crud_store
 from service.import_input import open_input
 from service.import_lines import Found, Item, Rejected, Source, open_lines
@@ -185,6 +186,20 @@ def _until_failure(source: Source, failures: list[RefusedToStart]) -> Iterator[I
         failures.append(failure)
 
 
+def _outcomes(
+    committer: Committer, submissions: Sequence[Submission], before_write: Callable[[], None]
+) -> Sequence[Outcome]:
+    """Commit a group; where a projection of one's own fails at it, each session by itself, to find the one to blame."""
+    try:
+        return committer.commit(submissions, before_write)
+    except (Overloaded, SQLError) as error:
+        if not committer.views.is_to_blame(error):
+            raise
+        if len(submissions) == 1:
+            return [Overloaded(f"A projection refuses it ({error.__cause__ or error}).")]
+    return [outcome for each in submissions for outcome in _outcomes(committer, [each], lambda: None)]
+
+
 def _commit(
     committer: Committer,
     group: list[Found],
@@ -192,7 +207,8 @@ def _commit(
     reject: Callable[[Rejected], None],
     before_write: Callable[[], None],
 ) -> None:
-    outcomes = committer.commit(
+    outcomes = _outcomes(
+        committer,
         [
             Submission(tenant_id=found.tenant_id, session_id=found.session_id, actor=ACTOR, command=found.command)
             for found in group
@@ -204,7 +220,9 @@ def _commit(
             report.sessions += 1
             report.messages += len(found.command.messages)
             continue
-        reason = missing(committer.ledger, found) if isinstance(outcome, SessionExists) else f"cannot be: {outcome}"
+        reason = (
+            missing(committer.ledger, found) if isinstance(outcome, SessionExists) else f"cannot be taken: {outcome}"
+        )
         if reason is None:
             report.present += 1
         else:

@@ -11,7 +11,7 @@ from support import crud
 from support.command import refuse
 from support.imports import import_here, sessions_here
 
-from service import crud_store, database, importer
+from service import crud_order, database, importer
 from service.errors import RefusedToStart
 from service.import_lines import Found
 from service.settings import Settings
@@ -484,7 +484,7 @@ def test_a_disk_that_is_full_of_temporary_files_is_said_to_be(tmp_path: Path, mo
     def full(*_: object) -> None:
         raise apsw.FullError("FullError: database or disk is full")
 
-    monkeypatch.setattr(crud_store.CrudStore, "_find", full)
+    monkeypatch.setattr(crud_order.Order, "prepare", full)
     report, _ = import_here(file)
     assert str(report.failure) == (
         "There is no room for the temporary files that reading store.db takes (SQLITE_TMPDIR)."

@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 import apsw
 import pytest
 from support import crud
+from support.command import write_lines
 from support.imports import import_here, sessions_here
+
+from projections.projection import Projection
+from service.database import Connection
+from service.events import Event, MessageAppended
 
 SEEDS = range(12)
 ID = "self"
@@ -157,6 +162,43 @@ def test_lines_are_imported_as_each_of_them_is_alone(tmp_path: Path, once: Path,
     assert list(found) == sorted(found)
 
 
+# What a projection of one's own cannot take
+
+
+def refuse_in_python(db: Connection, events: Sequence[Event]) -> None:
+    """A projection that has a bug with one text."""
+    del db
+    if any(
+        isinstance(event.data, MessageAppended) and b"poison" in bytes(event.data.message.content) for event in events
+    ):
+        raise ZeroDivisionError
+
+
+IN_PYTHON = Projection(name="own", version=1, tables="", apply=refuse_in_python)
+IN_SQL = Projection(
+    name="own",
+    version=1,
+    tables="CREATE TABLE own (position INTEGER PRIMARY KEY, text TEXT CHECK (text <> 'poison')) STRICT;",
+    program="""INSERT INTO own SELECT position, payload ->> '$.message.content' FROM batch
+      WHERE type = 'message.appended';""",
+)
+
+
+@pytest.mark.parametrize("projection", [IN_PYTHON, IN_SQL], ids=["python", "sql"])
+def test_what_a_projection_of_ones_own_refuses_costs_its_session_alone(tmp_path: Path, projection: Projection) -> None:
+    """It was the end of the import: the others of its group were lost, and nobody knew which one it was."""
+    sessions = [
+        {"id": f"s{n}", "messages": [{"role": "user", "content": "poison" if n in {3, 7} else "fine"}]}
+        for n in range(10)
+    ]
+    file = write_lines(tmp_path / "file", sessions)
+    report, reasons = import_here(file, [projection])
+    assert (report.sessions, report.rejected) == (8, 2)
+    assert list(reasons) == ["line 4", "line 8"]
+    assert all("cannot be taken: A projection refuses it" in reason for reason in reasons.values())
+    assert list(sessions_here(tmp_path)) == [f"s{n}" for n in range(10) if n not in {3, 7}]
+
+
 # The CRUD store's file
 
 
@@ -195,6 +237,7 @@ STORED: dict[str, list[str]] = {
     "too long": stored({"content": "printf('%.*c', 25000, 'x')"}),
     "too long together": stored(*[{"content": "printf('%.*c', 5000, 'x')"}] * 5),
     "traits that are none": stored({}, traits="'{'"),
+    "traits that are far too deep": stored({}, traits=f"""'{'{"a":' * 1500}1{"}" * 1500}'"""),
     "a number for a user": stored({}, user_id="5"),
     "a time that is none": stored({}, created_at="'yesterday'"),
     "a message's time that is none": stored({}, {"created_at": "x'00'"}),

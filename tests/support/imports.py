@@ -1,16 +1,18 @@
 """Imports in this process: what they did, what they rejected, and what is there afterwards."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from projections.projection import Projection
 from service import exporter, importer
 from service.import_lines import Rejected
 from service.importer import Report
 from support.store import Store
 
 
-def import_here(file: Path, **settings: Any) -> tuple[Report, dict[str, str]]:
+def import_here(file: Path, projections: Sequence[Projection] = (), **settings: Any) -> tuple[Report, dict[str, str]]:
     """Import *file* into `ledger.db` beside it; the report, and the reasons of rejections by their places."""
     reasons: dict[str, str] = {}
 
@@ -18,7 +20,7 @@ def import_here(file: Path, **settings: Any) -> tuple[Report, dict[str, str]]:
         assert rejected.where not in reasons, "a place is named once"
         reasons[rejected.where] = rejected.reason
 
-    with Store(file.parent / "ledger.db", **settings) as store:
+    with Store(file.parent / "ledger.db", projections=projections, **settings) as store:
         source = importer.open_source(file, store.settings, tenant_id="default")
         report = importer.run(store.committer, source, on_rejected=reject, on_progress=lambda _done: None)
     assert report.rejected == len(reasons)
