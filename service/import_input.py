@@ -17,8 +17,10 @@ from service.files import SQLITE_MAGIC, OwnFiles
 
 STANDARD_INPUT = "-"
 BUFFER_BYTES = 64 * 1024
+_MAGIC_BYTES = 16
+"""What has to be read to know what a file is; a pipe is not waited for longer."""
 _HEAD_BYTES = 512
-"""What is looked at to say what a file is."""
+"""What of a file is looked at, at the most, to say what a wrong one seems to be."""
 _GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 """The byte order mark of UTF-8, which Windows programs put in front of a text and which says nothing."""
@@ -93,7 +95,7 @@ class _Ahead(io.RawIOBase):
         self._read = read
         head = b""
         # A pipe gives what is there, and that may be a byte.
-        while len(head) < _HEAD_BYTES and (more := read(_HEAD_BYTES - len(head))):
+        while len(head) < _MAGIC_BYTES and (more := read(_HEAD_BYTES - len(head))):
             head += more
         self.head = head
         self._rest = head
