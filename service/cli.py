@@ -57,7 +57,9 @@ def serve(database: str | None, host: str | None, port: int | None, workers: int
 @click.option("--tenant", default="default", show_default=True, help="The tenant of sessions that name none.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 def import_(database: str | None, tenant: str, file: Path) -> None:
-    """Import FILE, or - for standard input: JSON lines, also with gzip, or the SQLite file of the CRUD store.
+    """Import FILE: JSON lines, or the SQLite file of the CRUD store.
+
+    Lines may come from a pipe or, as -, from standard input, and may be compressed with gzip.
 
     It can be run again after an interruption: what is there already is passed over.
     """
