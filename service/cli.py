@@ -4,7 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import click
@@ -108,10 +108,11 @@ def _say_rejected() -> Callable[[Rejected], None]:
     def say(rejected: Rejected) -> None:
         nonlocal said
         said += 1
-        if said <= REJECTED_SHOWN:
-            click.echo(f"{rejected.where}: {rejected.reason}", err=True)
-        elif said == REJECTED_SHOWN + 1:
-            click.echo("… and more; the last line has the count", err=True)
+        with suppress(OSError):  # they are counted also where they cannot be shown
+            if said <= REJECTED_SHOWN:
+                click.echo(f"{rejected.where}: {rejected.reason}", err=True)
+            elif said == REJECTED_SHOWN + 1:
+                click.echo("… and more; the last line has the count", err=True)
 
     return say
 

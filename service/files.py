@@ -237,7 +237,8 @@ def output(path: Path | None, own: OwnFiles) -> Iterator[Output]:
         yield written
         written.flush()
     elif str(path) == NOWHERE:
-        yield Output(os.open(NOWHERE, os.O_WRONLY), NOWHERE)
+        with Path(NOWHERE).open("wb", buffering=0) as file:
+            yield Output(file.fileno(), NOWHERE)
     else:
         with replacing(path) as written:
             yield written

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any, Self
 
 import click
@@ -27,7 +28,7 @@ class Progress:
         self._bar: tqdm[Any] | None = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             self._bar = tqdm(
                 desc=self._what,
                 total=self._total,
@@ -41,12 +42,13 @@ class Progress:
         """Say that *done* of *total* is done."""
         self._done = done
         self._total = self._total if total is None else total
-        if self._bar is not None:
-            self._bar.total = self._total
-            self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._said_s >= LINE_INTERVAL_S:
-            self._said_s = time.monotonic()
-            click.echo(self._line(), err=True)
+        with suppress(OSError):  # nobody can read it, which is no reason to end the work
+            if self._bar is not None:
+                self._bar.total = self._total
+                self._bar.update(done - self._bar.n)
+            elif time.monotonic() - self._said_s >= LINE_INTERVAL_S:
+                self._said_s = time.monotonic()
+                click.echo(self._line(), err=True)
 
     def _line(self) -> str:
         seconds = max(time.monotonic() - self._started_s, 1e-9)
@@ -59,7 +61,8 @@ class Progress:
         return f"{line} {self._unit}, {rate:,.0f}/s"
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        elif self._done or kind is None:  # of what was refused there is no progress to tell
-            click.echo(self._line(), err=True)
+        with suppress(OSError):
+            if self._bar is not None:
+                self._bar.close()
+            elif self._done or kind is None:  # of what was refused there is no progress to tell
+                click.echo(self._line(), err=True)

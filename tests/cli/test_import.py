@@ -128,6 +128,17 @@ def test_many_bad_lines_are_counted_but_not_all_shown(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize("shell", ["2>/dev/full", "2>&-"])
+def test_reasons_that_cannot_be_shown_do_not_end_an_import(tmp_path: Path, shell: str) -> None:
+    """A full disk behind standard error, or none: all that is good is imported, and all are counted."""
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes(b'{"id": "a"}\nno\n{"id": "b"}\n')
+    command = f'exec "$@" lines.jsonl {shell}'
+    done = run("-c", command, "sh", *COMMAND, "import", "--database", "ledger.db", cwd=tmp_path, command=["sh"])
+    assert done.stdout.strip() == said(2, 0, 0, 1)
+    assert done.returncode == 1
+
+
 def test_the_reason_names_what_is_wrong(tmp_path: Path) -> None:
     """An unknown field, a role, a time: the reason has the member or its value."""
     file = tmp_path / "lines.jsonl"
