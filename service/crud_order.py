@@ -66,52 +66,53 @@ def _kept(columns: tuple[str, ...]) -> str:
 # Columns without a type keep each value as it is. Every comparison of ids is `IS` between one of these and `+column`,
 # which has neither an affinity nor a collation of its own: '7' is not 7, and 'a' not 'A'.
 _TABLES = """
-CREATE TEMP TABLE found
+CREATE TEMP TABLE session_rows
   (n INTEGER PRIMARY KEY, forms INTEGER, created INTEGER, id, tenant_id, user_id, traits, created_at);
-CREATE TEMP TABLE owners (key INTEGER PRIMARY KEY, id, rows INTEGER, created INTEGER, unsure INTEGER DEFAULT 0);
-CREATE TEMP TABLE parts (n INTEGER PRIMARY KEY, key INTEGER, said INTEGER);
+CREATE TEMP TABLE session_ids (key INTEGER PRIMARY KEY, id, rows INTEGER, created INTEGER, unsure INTEGER DEFAULT 0);
+CREATE TEMP TABLE message_rows (n INTEGER PRIMARY KEY, key INTEGER, said INTEGER);
 """
-_FIND = f"""INSERT INTO found (forms, created, {", ".join(SESSION_COLUMNS)})
+_FIND = f"""INSERT INTO session_rows (forms, created, {", ".join(SESSION_COLUMNS)})
   SELECT {forms_of(SESSION_COLUMNS)}, {_time("created_at")}, {_kept(SESSION_COLUMNS)} FROM main.sessions NOT INDEXED"""
 _FIND_ONE = f"{_FIND} WHERE {{rowid}} = :key"
 _SESSION_ROWIDS = "SELECT {rowid} FROM main.sessions NOT INDEXED"
-_OWN = """INSERT INTO owners (key, id, rows, created)
-  SELECT min(n), id, count(*), min(created) FROM found GROUP BY id COLLATE BINARY;
-CREATE INDEX owners_by_id ON owners (id);
+_OWN = """INSERT INTO session_ids (key, id, rows, created)
+  SELECT min(n), id, count(*), min(created) FROM session_rows GROUP BY id COLLATE BINARY;
+CREATE INDEX session_ids_by_id ON session_ids (id);
 """
 # A table WITHOUT ROWID does not know the order in which its rows were written; then ids have to do.
-_COPY = f"""CREATE TEMP TABLE copied (forms INTEGER, session_id, {", ".join(MESSAGE_COLUMNS)});
-INSERT INTO copied SELECT {forms_of(MESSAGE_COLUMNS)}, session_id, {_kept(MESSAGE_COLUMNS)}
+_COPY = f"""CREATE TEMP TABLE message_copies (forms INTEGER, session_id, {", ".join(MESSAGE_COLUMNS)});
+INSERT INTO message_copies SELECT {forms_of(MESSAGE_COLUMNS)}, session_id, {_kept(MESSAGE_COLUMNS)}
   FROM main.messages NOT INDEXED ORDER BY session_id COLLATE BINARY, id COLLATE BINARY"""
-_PART = """INSERT INTO parts SELECT m.{rowid}, o.key, {said}
-  FROM {table} AS m NOT INDEXED LEFT JOIN owners AS o ON o.id IS +m.session_id"""
-_PART_AGAIN = "DELETE FROM parts"
-_INDEX = "CREATE INDEX parts_by_key ON parts (key, n, said)"
-_HAS_STRAYS = "SELECT EXISTS (SELECT 1 FROM parts WHERE key IS NULL)"
-_STRAYS = """CREATE TEMP TABLE strays
+_PART = """INSERT INTO message_rows SELECT m.{rowid}, o.key, {said}
+  FROM {table} AS m NOT INDEXED LEFT JOIN session_ids AS o ON o.id IS +m.session_id"""
+_PART_AGAIN = "DELETE FROM message_rows"
+_INDEX = "CREATE INDEX message_rows_by_key ON message_rows (key, n, said)"
+_HAS_UNMATCHED = "SELECT EXISTS (SELECT 1 FROM message_rows WHERE key IS NULL)"
+_UNMATCHED = """CREATE TEMP TABLE unmatched
   (n INTEGER PRIMARY KEY, exact, id {affinity} COLLATE {collation}, as_key {own_affinity}, key INTEGER);
-INSERT INTO strays (exact, id, as_key) SELECT DISTINCT id, id, id FROM (
-  SELECT +m.session_id COLLATE BINARY AS id FROM parts AS p CROSS JOIN {table} AS m ON m.{rowid} = p.n
+INSERT INTO unmatched (exact, id, as_key) SELECT DISTINCT id, id, id FROM (
+  SELECT +m.session_id COLLATE BINARY AS id FROM message_rows AS p CROSS JOIN {table} AS m ON m.{rowid} = p.n
   WHERE p.key IS NULL) ORDER BY id;
-CREATE INDEX strays_by_id ON strays (exact);
+CREATE INDEX unmatched_by_id ON unmatched (exact);
 """
-_KNOWN = """CREATE TEMP TABLE known (key INTEGER PRIMARY KEY, id {own_affinity} COLLATE {own_collation});
-INSERT INTO known SELECT key, id FROM owners;
-CREATE INDEX known_by_id ON known (id);
-CREATE INDEX known_as_named ON known (id COLLATE {collation});
+_DECLARED = """CREATE TEMP TABLE declared (key INTEGER PRIMARY KEY, id {own_affinity} COLLATE {own_collation});
+INSERT INTO declared SELECT key, id FROM session_ids;
+CREATE INDEX declared_by_id ON declared (id);
+CREATE INDEX declared_as_named ON declared (id COLLATE {collation});
 """
 # As the store itself compares the two: as its foreign key, by affinity and collation of sessions.id
 # (https://www.sqlite.org/foreignkeys.html section 3), and as a query for messages, by that of messages.session_id.
 _MATCHES = """CREATE TEMP TABLE matches AS
-  SELECT s.n, k.key FROM strays AS s JOIN known AS k ON k.id = s.as_key
-  UNION SELECT s.n, k.key FROM strays AS s JOIN known AS k ON s.id = k.id;
+  SELECT s.n, k.key FROM unmatched AS s JOIN declared AS k ON k.id = s.as_key
+  UNION SELECT s.n, k.key FROM unmatched AS s JOIN declared AS k ON s.id = k.id;
 CREATE INDEX matches_by_n ON matches (n, key);
-UPDATE owners SET unsure = 1 WHERE key IN
+UPDATE session_ids SET unsure = 1 WHERE key IN
   (SELECT key FROM matches WHERE n IN (SELECT n FROM matches GROUP BY n HAVING count(*) > 1));
-UPDATE strays SET key = (SELECT min(key) FROM matches WHERE n = strays.n);
+UPDATE unmatched SET key = (SELECT min(key) FROM matches WHERE n = unmatched.n);
 """
-_ADOPT = """UPDATE parts SET key = (SELECT s.key FROM {table} AS m CROSS JOIN strays AS s ON s.exact IS +m.session_id
-    WHERE m.{rowid} = parts.n)
+_ASSIGN = """UPDATE message_rows SET key = (
+    SELECT s.key FROM {table} AS m CROSS JOIN unmatched AS s ON s.exact IS +m.session_id
+    WHERE m.{rowid} = message_rows.n)
   WHERE key IS NULL"""
 
 
@@ -133,9 +134,9 @@ class Place(msgspec.Struct, frozen=True):
 class Order:
     """Fills temporary tables from which sessions are read in order.
 
-    They are `found`, each row of `sessions`; `owners`, each id of them; `parts`, whose each message is, and its time;
-    and `strays`, ids that messages name and no session has. `is_cut` tells that not all sessions could be read,
-    `has_strays` that there is the last of these tables.
+    They are `session_rows`, each row of `sessions`; `session_ids`, each id of them; `message_rows`, whose each message
+    is, and its time; and `unmatched`, ids that messages name and no session has. `is_cut` tells that not all sessions
+    could be read, `has_unmatched` that there is the last of these tables.
     """
 
     def __init__(self, db: Connection, name: str, rowids: Mapping[str, str | None], *, bytes_max: int) -> None:
@@ -151,7 +152,7 @@ class Order:
         self._name = name
         self._rowids = rowids
         self._limit: dict[str, SQLiteValue] = {"max": bytes_max}
-        self.is_cut = self.has_strays = False
+        self.is_cut = self.has_unmatched = False
 
     def prepare(self) -> Place:
         """Fill them.
@@ -167,13 +168,13 @@ class Order:
             place = self._place()
             self._part(place)
         except SQLError as error:
-            if not (database.is_damage(error) or database.is_twin(error)):
+            if not (database.is_damage(error) or database.is_duplicate_key(error)):
                 raise
             raise RefusedToStart(
                 f"{self._name} is damaged where its messages are, so that no session is known to be whole; nothing was "
                 f"imported. Recover it first (sqlite3 {self._name} .recover)."
             ) from error
-        self._adopt(place)
+        self._assign_unmatched(place)
         self._db.execute(_INDEX)
         return place
 
@@ -199,7 +200,7 @@ class Order:
         if rowid is not None:
             return Place("main.messages", rowid, _MESSAGE_FORMS)
         self._db.execute(_COPY, self._limit)
-        return Place("copied", "rowid", "m.forms")
+        return Place("message_copies", "rowid", "m.forms")
 
     def _part(self, place: Place) -> None:
         try:
@@ -210,21 +211,21 @@ class Order:
             self._db.execute(_PART_AGAIN)
             self._db.execute(place.sql(_PART, said="NULL"))
 
-    def _adopt(self, place: Place) -> None:
+    def _assign_unmatched(self, place: Place) -> None:
         """Give messages whose session's id is there in another form to the session that the store would find for them.
 
         That is the one of its foreign key, or of a query by the column: both may pass over case, blanks and types.
         """
-        self.has_strays = bool(self._db.execute(_HAS_STRAYS).get)
-        if not self.has_strays:
+        self.has_unmatched = bool(self._db.execute(_HAS_UNMATCHED).get)
+        if not self.has_unmatched:
             return
         affinity, collation = self._declared("messages", "session_id")
         own_affinity, own_collation = self._declared("sessions", "id")
         declared = {"affinity": affinity, "collation": collation, "own_affinity": own_affinity}
-        self._db.execute(place.sql(_STRAYS, **declared))
-        self._db.execute(_KNOWN.format(own_collation=own_collation, **declared))
+        self._db.execute(place.sql(_UNMATCHED, **declared))
+        self._db.execute(_DECLARED.format(own_collation=own_collation, **declared))
         self._db.execute(_MATCHES)
-        self._db.execute(place.sql(_ADOPT))
+        self._db.execute(place.sql(_ASSIGN))
 
     def _declared(self, table: str, column: str) -> tuple[str, str]:
         """The affinity and the collation of a column (https://www.sqlite.org/datatype3.html section 3.1)."""

@@ -40,13 +40,13 @@ _ROWIDS = ("rowid", "_rowid_", "oid")
 
 # An index may be damaged where its table is not, or of a collation that only the store's own program knows.
 _COUNT = "SELECT count(*) FROM main.sessions NOT INDEXED"
-_ORPHANS = f"SELECT {forms_of(('exact',))}, {bytes_of('exact')} FROM strays WHERE key IS NULL ORDER BY n"
+_ORPHANS = f"SELECT {forms_of(('exact',))}, {bytes_of('exact')} FROM unmatched WHERE key IS NULL ORDER BY n"
 _SESSIONS = f"""SELECT o.key, o.rows, o.unsure, f.forms,
     {", ".join(bytes_of(f"f.{column}") for column in SESSION_COLUMNS)}
-  FROM owners AS o JOIN found AS f ON f.n = o.key
-  ORDER BY coalesce((SELECT max(said) FROM parts WHERE parts.key = o.key), o.created), o.key"""
+  FROM session_ids AS o JOIN session_rows AS f ON f.n = o.key
+  ORDER BY coalesce((SELECT max(said) FROM message_rows WHERE message_rows.key = o.key), o.created), o.key"""
 _MESSAGES = f"""SELECT {{forms}}, {", ".join(bytes_of(f"m.{column}") for column in MESSAGE_COLUMNS)}
-  FROM parts AS p CROSS JOIN {{table}} AS m ON m.{{rowid}} = p.n WHERE p.key = :key ORDER BY p.n"""
+  FROM message_rows AS p CROSS JOIN {{table}} AS m ON m.{{rowid}} = p.n WHERE p.key = :key ORDER BY p.n"""
 
 
 @lru_cache
@@ -148,7 +148,7 @@ class CrudStore:
                 yield self._stored(place, key, rows, forms, values, is_unsure=bool(unsure))
             if order.is_cut:
                 raise RefusedToStart(f"{self._name} is damaged behind {done} sessions; those are imported.")
-            if order.has_strays:
+            if order.has_unmatched:
                 for forms, value in self._db.execute(_ORPHANS, self._limit):
                     yield Stored(self._named(value, forms), fault="there is no such session", is_orphan=True)
 

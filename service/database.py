@@ -674,7 +674,7 @@ def is_damage(error: BaseException | None) -> bool:
     return isinstance(error, Damaged)
 
 
-def is_twin(error: BaseException | None) -> bool:
+def is_duplicate_key(error: BaseException | None) -> bool:
     """Whether *error* says that two rows have the same key."""
     return isinstance(error, apsw.ConstraintError)
 

@@ -88,7 +88,7 @@ class _Descriptor(io.RawIOBase):
         super().close()
 
 
-class _Ahead(io.RawIOBase):
+class _Peeked(io.RawIOBase):
     """Gives back first what was read to look at it: a pipe cannot be wound back."""
 
     def __init__(self, read: Callable[[int], bytes | None]) -> None:
@@ -123,21 +123,21 @@ class Input:
         self.name = name
         self.total = total
         self.path: Path | None = None
-        ahead = _Ahead(raw.read)
-        if ahead.head.startswith(_GZIP_MAGIC):
-            unpacked = gzip.GzipFile(fileobj=io.BufferedReader(ahead, BUFFER_BYTES), mode="rb")
-            ahead = _Ahead(unpacked.read1)
-            if ahead.head.startswith(SQLITE_MAGIC):
+        peeked = _Peeked(raw.read)
+        if peeked.head.startswith(_GZIP_MAGIC):
+            unpacked = gzip.GzipFile(fileobj=io.BufferedReader(peeked, BUFFER_BYTES), mode="rb")
+            peeked = _Peeked(unpacked.read1)
+            if peeked.head.startswith(SQLITE_MAGIC):
                 raise RefusedToStart(f"{name} is a compressed SQLite file: decompress it first (gunzip).")
-        elif ahead.head.startswith(SQLITE_MAGIC):
+        elif peeked.head.startswith(SQLITE_MAGIC):
             if regular is None:
                 raise RefusedToStart(
                     f"{name} is an SQLite file, which cannot be read from a pipe: name the file itself."
                 )
             self.path = Path(regular)
-        self.head = ahead.head
-        self.text: BinaryIO = io.BufferedReader(ahead, BUFFER_BYTES)
-        _check_form(name, ahead.head)
+        self.head = peeked.head
+        self.text: BinaryIO = io.BufferedReader(peeked, BUFFER_BYTES)
+        _check_form(name, peeked.head)
 
     @property
     def done(self) -> int:

@@ -1,5 +1,6 @@
 """Locales whose encoding is not UTF-8, for processes that tests start."""
 
+import atexit
 import functools
 import os
 import shutil
@@ -21,6 +22,7 @@ def latin1() -> dict[str, str]:
     if shutil.which("localedef") is None:
         pytest.skip("there is no localedef to make a locale with")
     folder = Path(tempfile.mkdtemp(prefix="locales-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     made = subprocess.run(
         ["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(folder / name)], capture_output=True, check=False
     )
