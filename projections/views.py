@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from projections import batch, feed, messages, sessions
-from projections.build import BATCH_EVENTS, Builder, Progress, take_to, versions_of
+from projections.build import BATCH_EVENTS, Builder, Progress, ProjectionFailed, take_to, versions_of
 from projections.projection import Projection
 from service import database, ledger
 from service.board import Board
@@ -69,6 +69,12 @@ class Views:
     def are_built_in(self) -> bool:
         """Whether there are no projections of one's own, which may refuse an event."""
         return self.projections == BUILT_IN
+
+    def is_to_blame(self, error: BaseException) -> bool:
+        """Whether *error*, of a group that was not committed, is of a projection of one's own."""
+        of_sql = isinstance(error, database.SQLError) and database.to_domain_error(error) is None
+        failed = isinstance(error.__cause__, ProjectionFailed) or (of_sql and not database.is_damage(error))
+        return failed and not self.are_built_in
 
     @property
     def db(self) -> Connection:

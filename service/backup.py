@@ -7,7 +7,8 @@ from pathlib import Path
 from service import database, failures, ledger, offline, tree
 from service.database import Connection
 from service.errors import LedgerDamaged
-from service.location import Location, check_encoding, put_in_place, unfinished
+from service.files import OwnFiles
+from service.location import Location, check_name, put_in_place, unfinished
 from service.merkle import Frontier
 from service.settings import Settings
 from service.verify import verify_ledger
@@ -45,8 +46,8 @@ def backup(
         LedgerDamaged: the ledger, or what has become of it, is not as it must be.
     """
     location = offline.existing(settings)
-    final = str(destination.absolute())
-    check_encoding(final)
+    final = check_name(str(destination.absolute()))
+    OwnFiles.of(location, settings).check(destination)
     try:
         with unfinished(final) as name:
             with offline.reading_ledger(location, settings) as source:

@@ -111,9 +111,11 @@ def _what_is_served(settings: Settings, events: int | None) -> str:
 @cli.command("import", short_help="Import sessions from JSON lines or from a CRUD store's file.")
 @database_option
 @click.option("--tenant", default="default", show_default=True, help="Put sessions that name no tenant into this one.")
-@click.argument("file", type=FileToRead())
+@click.argument("file", type=FileToRead(allow_dash=True))
 def import_(database: str | None, tenant: str, file: Path) -> None:
     """Import FILE: JSON lines, or the SQLite file of the CRUD store.
+
+    Lines may come from a pipe or, as -, from standard input, and may be compressed with gzip.
 
     It can be run again after an interruption: what is there already is passed over.
     """
@@ -121,6 +123,7 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
     check_tenant(tenant)
     source = importer.open_source(file, settings, tenant_id=tenant)
     with saying_new_key(settings, "import"), ExitStack() as stack:
+        stack.callback(source.close)
         committer = stack.enter_context(offline.writing(settings))
         progress = stack.enter_context(
             Progress("import", unit=source.unit, total=source.total, bytes_=source.unit == "bytes")
@@ -136,6 +139,8 @@ def import_(database: str | None, tenant: str, file: Path) -> None:
         f"{report.sessions} sessions with {report.messages} messages imported, {report.present} were there already, "
         f"{report.rejected} rejected"
     )
+    if report.failure is not None:
+        raise report.failure
     if report.rejected:
         sys.exit(1)
 

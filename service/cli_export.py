@@ -1,16 +1,16 @@
 """`chatledger export`: sessions, events, or one session for people."""
 
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
-from service import exporter, offline, streams
+from service import exporter, offline
 from service.database import Connection
-from service.errors import RefusedToStart
+from service.files import OwnFiles, check_output
+from service.files import output as writing_to
+from service.location import Location
 from service.options import Command, check_tenant, database_option, say_older_schema, settings_with
 from service.progress import Progress, late_progress
 from service.transcript import markdown as transcript
@@ -42,6 +42,8 @@ def export(
         raise click.UsageError("--markdown and --events are two forms; choose one.")
     if markdown and session is None:
         raise click.UsageError("--markdown is of one session: name it with --session.")
+    own = OwnFiles.of(Location.of(settings), settings)
+    check_output(output, own)
     with ExitStack() as stack:
         if events:
             ledger_db = stack.enter_context(offline.reading_events(settings))
@@ -55,11 +57,9 @@ def export(
                 parts, unit = transcript(views, found), "messages"
             else:
                 parts, unit = _sessions(views, tenant or "default", session), "sessions"
-        with _output(output) as file, Progress("export", unit=unit) as progress:
+        with writing_to(output, own) as file, Progress("export", unit=unit) as progress:
             for number, part in parts:
                 file.write(part)
-                if output is None:
-                    streams.check_output()  # nobody is there for what follows
                 progress.update(number)
     say_older_schema(settings)
 
@@ -74,21 +74,3 @@ def _sessions(views: Connection, tenant: str, session: str | None) -> Iterator[t
     if session is None:
         return exporter.session_lines(views, tenant)
     return exporter.session_line(views, exporter.find_session(views, tenant, session))
-
-
-@contextmanager
-def _output(path: Path | None) -> Iterator[BinaryIO]:
-    """Standard output, or a file that gets its name only once it is whole."""
-    if path is None:
-        streams.check_output()
-        yield sys.stdout.buffer
-        return
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-        unfinished.replace(path)
-    except OSError as error:
-        raise RefusedToStart(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from service.cli_replay import compare_views
 from service.clock import format_us
 from service.database import Connection
 from service.errors import UnsoundProof
+from service.files import OwnFiles, check_output, output
 from service.head_file import SavedHead, read_head
 from service.location import Location
 from service.options import Command, FileToRead, database_option, settings_with, verifier_key
@@ -60,13 +61,19 @@ def verify(
     settings = settings_with(database_path=database)
     saved = None if head_file is None else read_head(head_file)
     location = offline.existing(settings)
+    own = OwnFiles.of(location, settings)
+    if save_head is not None:
+        check_output(save_head, own)
     with offline.reading_ledger(location, settings) as connection:
-        _verify_ledger(connection, location, settings, saved, public_key, save_head)
+        head = _verify_ledger(connection, location, settings, saved, public_key, sign=save_head is not None)
     try:
         if not compare_views(settings, "views"):
             sys.exit(1)
     except ViewsNotChecked as reason:
         say(str(reason))
+    if save_head is not None:
+        with output(save_head, own) as file:
+            file.write(head.encode())
 
 
 def _verify_ledger(
@@ -75,12 +82,14 @@ def _verify_ledger(
     settings: Settings,
     saved: SavedHead | None,
     public_key: Verifier | None,
-    save_head: Path | None,
-) -> None:
+    *,
+    sign: bool,
+) -> str:
+    """Verify it and say what was found; the signed head of that, if one is wanted."""
     ledger_id = ledger.identity(connection)
     earlier = None if saved is None else _checked(saved, ledger_id, location, settings, public_key)
     # Before all is read: whoever wants a head is told at once that there is nothing to sign it with.
-    signer = None if save_head is None else existing_signer(location, settings, ledger_id)
+    signer = existing_signer(location, settings, ledger_id) if sign else None
     with Progress("verify", unit="events") as progress:
         found = verify_ledger(connection, earlier=earlier, progress=progress.update)
     say(f"{found.size} events verified; the tree's root is {found.root().hex()}")
@@ -90,8 +99,7 @@ def _verify_ledger(
     if schema < newest:
         missing = ", ".join(lacking(schema)) or "nothing that is verified"
         say(f"the ledger has schema {schema}, this chatledger {newest}: not there to be checked: {missing}")
-    if save_head is not None and signer is not None:
-        save_head.write_text(signer.sign(found.size, found.root()))
+    return "" if signer is None else signer.sign(found.size, found.root())
 
 
 def _checked(

@@ -37,6 +37,8 @@ Connection = apsw.Connection
 SQLiteValue: TypeAlias = int | float | bytes | str | None
 SQLError = apsw.Error
 Busy = apsw.BusyError
+Damaged = (apsw.CorruptError, apsw.NotADBError)
+"""What SQLite raises where the file itself is damaged."""
 
 LEDGER_APPLICATION_ID = 0x434C4C47  # "CLLG", in the file's header: what `file` and we know a ledger by
 VIEWS_APPLICATION_ID = 0x434C5657  # "CLVW"
@@ -52,6 +54,13 @@ ERASES_IN_PLACE = 5
 """The schema from which on erased rows keep their size."""
 VACUUM_BELOW_EVENTS = 50_000
 END_TIMEOUT_MS = 500  # at a stop: how long to wait for readers to let go of the write-ahead log
+COPY_PAUSE_S = 0.005
+"""Between two looks whether somebody else still copies a write-ahead log back."""
+FOREIGN_STEPS_PER_BYTE = 100
+"""SQLite's virtual-machine steps that an import may take for each byte of a file: some 150 a row are needed, and a row
+has 20 bytes at the least. A file made for it can name one page a million times."""
+FOREIGN_STEPS_MIN = 100_000_000
+FOREIGN_CHECK_STEPS = 100_000
 PROGRESS_STEPS = 20_000  # SQLite's virtual-machine steps between two looks at a read's deadline: under 1 ms
 
 _PERMISSIONS = "Check the owner and the permissions of it, of the files beside it and of its folder."
@@ -239,21 +248,19 @@ def open_ledger_reader(location: Location, settings: Settings) -> Connection:
     return connection
 
 
-def _check_needs_rollback(error: apsw.ReadOnlyError, name: str) -> None:
-    """See to it that a journal of the file *name* is the reason, and not a folder that cannot be written.
+def open_foreign(path: Path, settings: Settings, *, row_bytes_max: int) -> Connection:
+    """A connection to somebody else's SQLite file, for an import, that can change nothing but temporary tables.
+
+    What a file from elsewhere may hold is kept from acting (https://www.sqlite.org/security.html section 1): no view,
+    trigger or function of its schema runs, no text or row of more than *row_bytes_max* bytes is made, and it may not
+    cost more work than a file of its size can be worth.
 
     Raises:
-        RefusedToStart: it is not.
+        RefusedToStart: it is no database, in use, or only its own program can open it.
     """
-    if getattr(error, "extendedresult", 0) != apsw.SQLITE_READONLY_ROLLBACK:
-        refuse(error, name)
-
-
-def open_foreign(path: Path, settings: Settings) -> Connection:
-    """A read-only connection to somebody else's SQLite file, for an import."""
     location = Location(str(path), memory=False)
     try:
-        return _open_to_read(str(path), location, settings)
+        connection = _open_to_read(str(path), location, settings)
     except _NO_DATABASE as error:
         raise RefusedToStart(f"{path.name} is not an SQLite database, or is damaged.") from error
     except (apsw.CantOpenError, apsw.ReadOnlyError) as error:
@@ -264,6 +271,29 @@ def open_foreign(path: Path, settings: Settings) -> Connection:
             ) from error
         reason = file_access.why_unreadable(str(path), str(error))
         raise RefusedToStart(f"{path.name} cannot be opened for reading: {reason}.") from error
+    except apsw.BusyError as error:
+        raise RefusedToStart(f"{path.name} is in use by another program: stop that first.") from error
+    with _closed_on_failure(connection):
+        connection.pragma("query_only", False)  # noqa: FBT003  # temporary tables; the file is open for reading alone
+        connection.pragma("cell_size_check", True)  # noqa: FBT003
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0)
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        limit_rows(connection, row_bytes_max)
+        _limit_work(connection, FOREIGN_STEPS_MIN + FOREIGN_STEPS_PER_BYTE * path.stat().st_size)
+    return connection
+
+
+def _limit_work(connection: Connection, steps_max: int) -> None:
+    """Have the statements of *connection* end with an interrupt once they have taken *steps_max* steps together."""
+    left = steps_max
+
+    def take() -> bool:
+        nonlocal left
+        left -= FOREIGN_CHECK_STEPS
+        return left < 0
+
+    connection.set_progress_handler(take, FOREIGN_CHECK_STEPS)
 
 
 def open_memory() -> Connection:
@@ -418,7 +448,7 @@ def newest_schema() -> int:
 
 def _migrations() -> list[tuple[int, str]]:
     files = (file for file in resources.files("service.schema").iterdir() if file.name.endswith(".sql"))
-    return sorted((int(file.name[:4]), file.read_text()) for file in files)
+    return sorted((int(file.name[:4]), file.read_text(encoding="utf-8")) for file in files)
 
 
 def _migrate(connection: Connection, name: str, identity: tuple[str, int] | None = None) -> None:
@@ -617,7 +647,22 @@ def snapshot(connection: Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        connection.execute("ROLLBACK")
+        _roll_back(connection)
+
+
+@contextmanager
+def reading_on(connection: Connection) -> Iterator[None]:
+    """As `snapshot`, by a statement that is not read to its end, for a file that may be damaged.
+
+    Inside a BEGIN the first damage that is met has SQLite refuse every write, also to temporary tables. Whatever is
+    written in the block is committed at once.
+    """
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1 FROM main.sqlite_schema UNION ALL SELECT 1")
+    try:
+        yield
+    finally:
+        cursor.close(True)  # noqa: FBT003  # it is meant to be in the middle
 
 
 @contextmanager
@@ -704,7 +749,12 @@ class Bulk:
 
 def is_damage(error: BaseException | None) -> bool:
     """Whether *error* says that the file itself is damaged."""
-    return isinstance(error, (apsw.CorruptError, apsw.NotADBError))
+    return isinstance(error, Damaged)
+
+
+def is_duplicate_key(error: BaseException | None) -> bool:
+    """Whether *error* says that two rows have the same key."""
+    return isinstance(error, apsw.ConstraintError)
 
 
 def is_interrupt(error: BaseException | None) -> bool:

@@ -1,7 +1,9 @@
 """The JSON lines format of imports and exports, and what every import file comes to."""
 
+import codecs
+import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from itertools import chain
 from typing import TypeAlias
 
 import msgspec
@@ -9,8 +11,9 @@ from msgspec import UNSET, Raw, UnsetType
 
 from service.clock import format_us, parse_us
 from service.commands import CreateSession
-from service.errors import DomainError, InvalidRequest, TooLarge
+from service.errors import DomainError, InvalidRequest, RefusedToStart, TooLarge
 from service.ids import ID_RULE, is_id
+from service.import_input import BOM, UNREADABLE, Input, reason
 from service.intake import MessageInput, accept_messages, accept_traits, check_session_size, may_nest_deeper
 from service.jsontext import check_characters, check_depth, explain_malformed, may_be_deeper
 from service.settings import Settings
@@ -42,52 +45,117 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """Something in the file that cannot be imported, and why."""
+    """Something in the file that cannot be imported, and why. `is_foreign` tells what is no session at all."""
 
     where: str
     reason: str
+    is_foreign: bool = False
 
 
 Item: TypeAlias = Found | Rejected
 
 
 class Source(msgspec.Struct, frozen=True):
-    """An import file: its items, and the total by which progress is measured."""
+    """An import file: its items, and the total by which progress is measured, None where nobody knows it.
+
+    `stop` has a read that another thread waits for fail; `close` is for when nobody reads any more.
+    """
 
     items: Iterable[Item]
-    total: int
+    total: int | None
     unit: str
     done: Callable[[], int]
+    stop: Callable[[], None]
+    close: Callable[[], None]
 
 
+FOREIGN_MAX = 20
+"""So many lines that are no sessions, and nothing before them, are enough to see that it is another file."""
 ADDED_BYTES_MAX = 128
 """How much longer a message can be as it is kept than it was in its line: by an id, and a time in full."""
+
+_SPACE = 0x20
+_ARRAY = re.compile(rb"\[\s*[\[{\"\]]")
 
 _line = msgspec.json.Decoder(SessionLine)
 
 
-def open_lines(path: Path, settings: Settings, tenant_id: str) -> Source:
-    """The sessions of a file of JSON lines; one line is in memory at a time."""
-    offset = 0
+def open_lines(file: Input, settings: Settings, tenant_id: str) -> Source:
+    """The sessions of a file of JSON lines; one line is in memory at a time.
 
-    def items() -> Iterator[Item]:
-        nonlocal offset
-        with path.open("rb") as file:
-            number = 0
-            while text := file.readline(settings.import_line_bytes_max + 1):
-                number += 1
-                offset += len(text)
-                where = f"line {number}"
-                if len(text) > settings.import_line_bytes_max and not text.endswith(b"\n"):
-                    yield Rejected(where, f"longer than {settings.import_line_bytes_max} bytes")
-                    while rest := file.readline(settings.import_line_bytes_max):
-                        offset += len(rest)
-                        if rest.endswith(b"\n"):
-                            break
-                elif text.strip():
-                    yield parse_line(text, where, settings, tenant_id)
+    Raises:
+        RefusedToStart: it holds none, or cannot be read (also later, while its items are read).
+    """
+    items = _refusing_others(file, _items(file, settings, tenant_id))
+    return Source(items=items, total=file.total, unit="bytes", done=lambda: file.done, stop=file.stop, close=file.close)
 
-    return Source(items=items(), total=path.stat().st_size, unit="bytes", done=lambda: offset)
+
+def _items(file: Input, settings: Settings, tenant_id: str) -> Iterator[Item]:
+    limit = settings.import_line_bytes_max
+    number = 0
+    try:
+        while text := file.text.readline(limit + len(BOM) + 1):
+            number += 1
+            # One stands where two files were put together, too.
+            text = text.removeprefix(BOM)
+            where = f"line {number}"
+            if len(text) - text.endswith(b"\n") > limit:
+                yield Rejected(where, f"longer than {limit} bytes")
+                while text and not text.endswith(b"\n"):
+                    text = file.text.readline(limit)
+            elif text.strip():
+                yield parse_line(text, where, settings, tenant_id)
+    except UNREADABLE as error:
+        raise RefusedToStart(
+            f"{file.name} cannot be read behind line {number}: {reason(error)}; the sessions before are imported."
+        ) from error
+
+
+def _refusing_others(file: Input, items: Iterator[Item]) -> Iterator[Item]:
+    """All of *items*, once it is known that they are of a file that an import is for.
+
+    Raises:
+        RefusedToStart: it begins with FOREIGN_MAX lines that are no sessions.
+    """
+    foreign: list[Item] = []
+    for item in items:
+        if not (isinstance(item, Rejected) and item.is_foreign):
+            return chain(foreign, [item], items)
+        foreign.append(item)
+        if len(foreign) == FOREIGN_MAX:
+            raise RefusedToStart(
+                f"{file.name} has no sessions: none in its first {FOREIGN_MAX} lines. "
+                f"It seems to be {_kind(file.head)}."
+            )
+    return iter(foreign)
+
+
+def _kind(head: bytes) -> str:
+    """What a file that begins with *head* seems to be, in words, and what to do with it."""
+    begin = head.removeprefix(BOM).lstrip()
+    first, line_end, _ = begin.partition(b"\n")
+    kinds = (
+        (any(byte < _SPACE and byte not in b"\t\n\r" for byte in head), "binary data"),
+        (b'"source":"urn:uuid:' in begin, "an export of events: export without --events"),
+        (_ARRAY.match(begin), "a JSON array: write each element on a line of its own (jq -c '.[]')"),
+        (
+            begin.startswith(b"{") and line_end and first.rstrip().endswith((b"{", b"[", b",")),
+            "one JSON document over many lines: write each session on a line of its own (jq -c)",
+        ),
+        (begin.startswith(b"{"), "JSON lines of something else: a session has an id and messages"),
+        (begin.startswith(b"<"), "HTML or XML"),
+        (not _is_utf8(head), "in another encoding than UTF-8: convert it first (iconv -t UTF-8)"),
+    )
+    return next((kind for found, kind in kinds if found), "a text")
+
+
+def _is_utf8(text: bytes) -> bool:
+    """Whether it is, but for a character that its end may have cut."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(text)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def parse_line(text: bytes, where: str, settings: Settings, tenant_id: str) -> Item:
@@ -99,11 +167,12 @@ def parse_line(text: bytes, where: str, settings: Settings, tenant_id: str) -> I
         return _accept(line, where, settings, tenant_id, size_bytes=len(text))
     except DomainError as error:
         field = f" at {error.field}" if isinstance(error, InvalidRequest) and error.field else ""
-        return Rejected(where, f"{error}{field}")
+        return Rejected(where, f"{error}{field}", is_foreign=not _is_utf8(text))
     except msgspec.ValidationError as error:
-        return Rejected(where, f"{error}.")
+        # Of the line itself, not of a member: it is no object, or one with other members.
+        return Rejected(where, f"{error}.", is_foreign=" - at " not in str(error))
     except msgspec.DecodeError as error:
-        return Rejected(where, str(explain_malformed(text, error)))
+        return Rejected(where, str(explain_malformed(text, error)), is_foreign=True)
     except RecursionError:
         return Rejected(where, "arrays and objects nest too deeply")
 

@@ -5,30 +5,26 @@ all, and a second run passes over those that are. Both readers stream: one sessi
 groups of them: the one that is committed, and the next.
 """
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import msgspec
-from msgspec import UNSET
 
-from service import database, ledger
+from service import database
 from service.checkpointer import Checkpointer
-from service.clock import format_us
-from service.commands import CreateSession
 from service.committer import Committer
-from service.database import Connection
-from service.errors import RefusedToStart, SessionExists
-from service.events import Event, Message, MessageAppended, SessionCreated
-from service.group import Committed, Submission
+from service.database import SQLError
+from service.errors import Overloaded, RefusedToStart, SessionExists
+from service.files import OwnFiles
+from service.group import Committed, Outcome, Submission
 from service.import_crud import open_crud_store
-from service.import_lines import Found, Rejected, Source, open_lines
-from service.jsontext import same_json
-from service.location import Location
+from service.import_input import open_input
+from service.import_lines import Found, Item, Rejected, Source, open_lines
+from service.import_present import missing
+from service.location import Location, check_name
 from service.settings import Settings
-from service.state import NO_TRAITS
 
 ACTOR = "import"
 GROUP_EVENTS = 5_000
@@ -36,16 +32,15 @@ GROUP_EVENTS = 5_000
 GROUP_BYTES = 8 * 1024 * 1024
 """Bytes of messages that one ledger transaction takes: they are in memory several times over."""
 
-_SQLITE_MAGIC = b"SQLite format 3\x00"
-
 
 class Report(msgspec.Struct):
-    """What an import did."""
+    """What an import did. `failure` is why it ended before the file did, if so."""
 
     sessions: int = 0
     messages: int = 0
     present: int = 0
     rejected: int = 0
+    failure: RefusedToStart | None = None
 
 
 class _Group(msgspec.Struct):
@@ -55,22 +50,27 @@ class _Group(msgspec.Struct):
     rejected: list[Rejected] = []
     done: int = 0
     is_last: bool = False
+    failure: RefusedToStart | None = None
 
 
 def open_source(path: Path, settings: Settings, *, tenant_id: str) -> Source:
-    """Look at the file's first bytes and choose the reader.
+    """Look at the first bytes of the file, or of standard input where *path* is `-`, and choose the reader.
+
+    `run` closes it; so does whoever does not come to that.
 
     Raises:
-        RefusedToStart: it cannot be read, or is an SQLite file without the CRUD store's tables.
+        RefusedToStart: it cannot be read, is one of the ledger's files, or no file of sessions.
     """
-    if os.path.realpath(path) == Location.of(settings).ledger:
-        raise RefusedToStart(f"{path.name} is the ledger itself.")
+    file = open_input(path, OwnFiles.of(Location.of(settings), settings))
     try:
-        with path.open("rb") as file:
-            magic = file.read(len(_SQLITE_MAGIC))
-    except OSError as error:
-        raise RefusedToStart(f"{path} cannot be read: {error.strerror}.") from error
-    return (open_crud_store if magic == _SQLITE_MAGIC else open_lines)(path, settings, tenant_id)
+        if file.path is None:
+            return open_lines(file, settings, tenant_id)
+    except BaseException:
+        file.close()
+        raise
+    file.close()  # before SQLite opens it: closing another handle later would drop its locks
+    check_name(str(file.path))
+    return open_crud_store(file.path, settings, tenant_id)
 
 
 def run(
@@ -81,10 +81,13 @@ def run(
     on_progress: Callable[[int], None],
     on_views: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Import all of *source*. What is rejected takes nothing else with it.
+    """Import all of *source*, and close it. What is rejected takes nothing else with it.
 
     While a group is written, another thread reads the next one. If there is more than one, the views are left behind
     until all are there; *on_views* is then called with the position that they have reached, and that to reach.
+
+    Returns:
+        What it did. Where the file could not be read to its end, all that was read before is imported.
     """
     report = Report()
 
@@ -92,7 +95,12 @@ def run(
         report.rejected += 1
         on_rejected(rejected)
 
-    with ThreadPoolExecutor(1, thread_name_prefix="import") as thread, ExitStack() as stack:
+    with (
+        closing(source),
+        ThreadPoolExecutor(1, thread_name_prefix="import") as thread,
+        ExitStack() as stack,
+    ):
+        stack.callback(source.stop)  # else an interruption would wait for a pipe that has nothing to say
         groups = _Ahead(_groups(source), thread)
         group = groups.take()
         # What a projection of one's own refuses is not to be in the ledger: it has to see each group.
@@ -106,6 +114,7 @@ def run(
             on_progress(group.done)
             checkpointer.after_group(committer.ledger)
             if group.is_last:
+                report.failure = group.failure
                 break
             group = groups.take()
     return report
@@ -152,7 +161,8 @@ class _Ahead:
 def _groups(source: Source) -> Iterator[_Group]:
     """The file in pieces that one transaction each takes. The last one may have nothing in it."""
     group, events, size_bytes = _Group(), 0, 0
-    for item in source.items:
+    failures: list[RefusedToStart] = []
+    for item in _until_failure(source, failures):
         events += 1
         if isinstance(item, Rejected):
             group.rejected.append(item)
@@ -164,8 +174,30 @@ def _groups(source: Source) -> Iterator[_Group]:
             group.done = source.done()
             yield group
             group, events, size_bytes = _Group(), 0, 0
-    group.done, group.is_last = source.done(), True
+    group.done, group.is_last, group.failure = source.done(), True, next(iter(failures), None)
     yield group
+
+
+def _until_failure(source: Source, failures: list[RefusedToStart]) -> Iterator[Item]:
+    """The items that can be read; why there are no more goes into *failures*, where that is not the file's end."""
+    try:
+        yield from source.items
+    except RefusedToStart as failure:
+        failures.append(failure)
+
+
+def _outcomes(
+    committer: Committer, submissions: Sequence[Submission], before_write: Callable[[], None]
+) -> Sequence[Outcome]:
+    """Commit a group; where a projection of one's own fails at it, each session by itself, to find the one to blame."""
+    try:
+        return committer.commit(submissions, before_write)
+    except (Overloaded, SQLError) as error:
+        if not committer.views.is_to_blame(error):
+            raise
+        if len(submissions) == 1:
+            return [Overloaded(f"A projection refuses it ({error.__cause__ or error}).")]
+    return [outcome for each in submissions for outcome in _outcomes(committer, [each], lambda: None)]
 
 
 def _commit(
@@ -175,7 +207,8 @@ def _commit(
     reject: Callable[[Rejected], None],
     before_write: Callable[[], None],
 ) -> None:
-    outcomes = committer.commit(
+    outcomes = _outcomes(
+        committer,
         [
             Submission(tenant_id=found.tenant_id, session_id=found.session_id, actor=ACTOR, command=found.command)
             for found in group
@@ -186,53 +219,11 @@ def _commit(
         if isinstance(outcome, Committed):
             report.sessions += 1
             report.messages += len(found.command.messages)
-        elif isinstance(outcome, SessionExists) and _is_present(committer.ledger, found):
+            continue
+        reason = (
+            missing(committer.ledger, found) if isinstance(outcome, SessionExists) else f"cannot be taken: {outcome}"
+        )
+        if reason is None:
             report.present += 1
         else:
-            reject(Rejected(found.where, f"session {found.session_id}: {outcome}"))
-
-
-def _is_present(connection: Connection, found: Found) -> bool:
-    """Whether the ledger's session begins with just what the file has, whatever came after.
-
-    An erased one counts as present: an import must not bring it back.
-    """
-    stream = ledger.find_stream(connection, found.tenant_id, found.session_id)
-    if stream is None:
-        return False
-    command = found.command
-    records = ledger.read_stream(connection, stream, to_version=1 + len(command.messages))
-    events = [record.event for record in records]
-    if events and events[0].data is None:
-        return True
-    return (
-        len(events) == 1 + len(command.messages)
-        and _same_session(events[0], command)
-        and all(
-            _same_message(event, message, has_id=has_id)
-            for event, message, has_id in zip(events[1:], command.messages, found.has_ids, strict=True)
-        )
-    )
-
-
-def _same_session(event: Event, command: CreateSession) -> bool:
-    created = event.data
-    if not isinstance(created, SessionCreated):
-        return False
-    # An export names the time at which a session was made here; the event itself names only a foreign one.
-    created_at = created.created_at
-    if created_at is None and command.created_at is not None:
-        created_at = format_us(event.recorded_at)
-    traits = NO_TRAITS if created.traits is UNSET else created.traits
-    same = (created.user_id, created.title, created_at) == (command.user_id, command.title, command.created_at)
-    return same and same_json(traits, command.traits)
-
-
-def _same_message(event: Event, message: Message, *, has_id: bool) -> bool:
-    if not isinstance(event.data, MessageAppended):
-        return False
-    stored = event.data.message
-    if stored.created_at is UNSET and message.created_at is not UNSET:
-        stored = msgspec.structs.replace(stored, created_at=format_us(event.recorded_at))
-    wanted = message if has_id else msgspec.structs.replace(message, id=stored.id)
-    return same_json(msgspec.json.encode(stored), msgspec.json.encode(wanted))
+            reject(Rejected(found.where, f"session {found.session_id} {reason}"))

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from service.errors import LedgerLocked, RefusedToStart
 from service.settings import Settings
 
 BUILDING = ".building"  # behind the name of views that are not whole yet
+UNFINISHED = ".unfinished"  # behind that of any other file that is not
 NETWORK_FILESYSTEMS = frozenset(
     {
         "nfs",
@@ -65,7 +67,7 @@ class Location(msgspec.Struct, frozen=True):
         """The location that *settings* name. Each call for `:memory:` is a new one.
 
         Raises:
-            RefusedToStart: no file can have this name.
+            RefusedToStart: no file can have this name, or SQLite would give it another one (`check_name`).
         """
         if settings.in_memory:
             return cls(f"/chatledger-{os.getpid()}-{next(_memory_names)}", memory=True)
@@ -121,12 +123,12 @@ def _absolute(path: str) -> str:
     Raises:
         RefusedToStart: it is not.
     """
-    check_encoding(path)
+    check_name(path)
     try:
         found = os.path.realpath(path)
     except OSError as error:  # the working directory is gone
         failures.refuse(error, path)
-    check_encoding(found)
+    check_name(found)
     encoded = found.encode()
     if len(encoded) > PATH_BYTES_MAX or len(Path(found).name.encode()) > NAME_BYTES_MAX:
         shown = failures.shortened(path)
@@ -137,19 +139,29 @@ def _absolute(path: str) -> str:
     return found
 
 
-def check_encoding(path: str) -> None:
-    """See to it that the system gets the same name for a file as SQLite, which always takes UTF-8.
+def check_name(name: str) -> str:
+    """Return *name*, if it means the same file to SQLite as to Python.
+
+    SQLite takes names as UTF-8, Python writes them in the locale's encoding. Where the two differ there are two files:
+    a backup was verified under one name, and an empty file left under the other.
 
     Raises:
-        RefusedToStart: it would not, as in a locale that is not UTF-8.
+        RefusedToStart: they differ, or it is no name at all.
     """
+    shown = name.encode("ascii", "backslashreplace").decode()
+    if "\0" in name:
+        raise RefusedToStart(f"The file name {shown} has the character NUL.")
     try:
-        if os.fsencode(path) == path.encode():
-            return
-    except UnicodeEncodeError:
+        if os.fsencode(name) == name.encode():
+            return name
+    except UnicodeEncodeError:  # one of the two cannot write it at all
         pass
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8":
+        raise RefusedToStart(f"The file name {shown} is not UTF-8, as SQLite needs it: rename the file or its folder.")
     raise RefusedToStart(
-        f"The path {failures.shortened(path)} is not UTF-8, as SQLite needs it: rename it, or set PYTHONUTF8=1."
+        f"The file name {shown} is written differently in the locale's encoding ({encoding}) and in UTF-8, which "
+        f"SQLite uses: choose a name in ASCII, or a UTF-8 locale (LC_ALL=C.UTF-8)."
     )
 
 
@@ -172,14 +184,20 @@ def is_file(path: str) -> bool:
     return True
 
 
+_ESCAPED = re.compile(rb"\\([0-7]{3})")  # proc(5) writes a space, a tab, the end of a line and a backslash so
+
+
 def filesystem_of(path: Path, mountinfo: str) -> str:
     """The type of the file system that *path* is on, by the text of /proc/self/mountinfo (proc(5))."""
     best, kind = "", "unknown"
-    for line in mountinfo.splitlines():
-        mount, _, rest = line.partition(" - ")
-        point = mount.split()[4].encode().decode("unicode_escape")
+    for line in mountinfo.split("\n"):
+        mount, separator, rest = line.partition(" - ")
+        if not separator:
+            continue
+        written = mount.split(" ")[4].encode("utf-8", "surrogateescape")
+        point = os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), written))
         if (path == Path(point) or Path(point) in path.parents) and len(point) >= len(best):
-            best, kind = point, rest.split()[0]
+            best, kind = point, rest.split(" ")[0]
     return kind
 
 
@@ -192,7 +210,7 @@ def check_filesystem(location: Location, settings: Settings) -> None:
     mountinfo = Path("/proc/self/mountinfo")
     if location.memory or settings.allow_network_filesystem or not mountinfo.exists():
         return
-    kind = filesystem_of(location.folder, mountinfo.read_text())
+    kind = filesystem_of(location.folder, mountinfo.read_text("utf-8", "surrogateescape"))
     if kind in NETWORK_FILESYSTEMS:
         raise RefusedToStart(
             f"{settings.database_path} is on a network file system ({kind}), where SQLite's locks may not hold and "
@@ -362,16 +380,8 @@ def unfinished(name: str) -> Iterator[str]:
     for taken in (name, name + "-wal", name + "-shm", name + "-journal"):
         if os.path.lexists(taken):
             raise RefusedToStart(f"{taken} is there already; it was left as it is.")
-    making = name + ".unfinished"
-    descriptor = os.open(making, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RefusedToStart(f"{making} is being written by another process.") from None
-        if not _has_name(descriptor, making):
-            raise RefusedToStart(f"{name} was finished by another process just now.")
-        os.fchmod(descriptor, 0o600)
+    making = name + UNFINISHED
+    with claimed(making, name) as descriptor:
         os.ftruncate(descriptor, 0)
         for suffix in ("-wal", "-shm", "-journal"):
             Path(making + suffix).unlink(missing_ok=True)
@@ -380,6 +390,31 @@ def unfinished(name: str) -> Iterator[str]:
         except BaseException:
             remove(making)
             raise
+
+
+@contextmanager
+def claimed(making: str, name: str) -> Iterator[int]:
+    """Open *making*, which is to become *name*, for this process and its owner alone; the block gets its descriptor.
+
+    What it holds is what a killed one has left, if anything. The lock ends with the block.
+
+    Raises:
+        RefusedToStart: it is something else, or another process is making it.
+        OSError: the folder does not take it.
+    """
+    descriptor = os.open(making, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusedToStart(f"{making} is being written by another process.") from None
+        state = os.fstat(descriptor)
+        if not _has_name(descriptor, making):
+            raise RefusedToStart(f"{name} was finished by another process just now.")
+        if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
+            raise RefusedToStart(f"{making} is there already; it was left as it is.")
+        os.fchmod(descriptor, 0o600)
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -101,12 +101,14 @@ class WholeNumber(click.IntRange):
 class FileToRead(click.Path):
     """A file that is there. click's own says of each that cannot be looked at that it does not exist."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(path_type=Path, allow_dash=allow_dash)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """As click does, with the system's reason."""
         path = Path(value)
+        if self.allow_dash and value == "-":
+            return path
         try:
             mode = path.stat().st_mode
         except (OSError, ValueError) as error:

@@ -13,10 +13,12 @@ from service.committer import hold
 from service.database import Connection
 from service.errors import LedgerDamaged, LedgerLocked, RefusedToStart
 from service.events import MESSAGE_ERASED, SESSION_ERASED, Event, EventData, MessageErased, decode_payload, type_of
+from service.files import OwnFiles
 from service.location import (
+    UNFINISHED,
     Location,
-    check_encoding,
     check_filesystem,
+    check_name,
     exclusive,
     is_file,
     put_in_place,
@@ -126,7 +128,8 @@ def _look(location: Location, settings: Settings, source: Path, to_position: int
         RefusedToStart: there is a ledger already, *source* is none, or it does not reach that position.
     """
     _check_free(location, settings)
-    check_encoding(str(source))
+    check_name(str(source.absolute()))
+    OwnFiles.of(location, settings).check(source)  # some of which are removed on the way
     if not is_file(str(source)):
         raise RefusedToStart(f"There is no backup at {source}.")
     with offline.reading_ledger(Location(str(source), memory=False), settings) as connection:
@@ -153,7 +156,7 @@ def _restore(
     erasures = _listed(listed)
     _remove_all(name)
     try:
-        with offline.reading_ledger(Location(str(source), memory=False), settings) as connection:
+        with offline.reading_ledger(Location(str(source.absolute()), memory=False), settings) as connection:
             ledger_id = ledger.identity(connection)
             if to_position is None:
                 backup.copy(connection, name, settings, steps.copied)
@@ -197,7 +200,7 @@ def _remove_all(name: str) -> None:
     for generation in location.generations():
         remove(location.views(generation))
     location.remove_unfinished_views()
-    for suffix in (".lock", erasure.LIST, erasure.LIST + ".new"):
+    for suffix in (".lock", erasure.LIST, erasure.LIST + UNFINISHED):
         Path(name + suffix).unlink(missing_ok=True)
     remove(name)
 

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from service import database, ledger
 from service.errors import RefusedToStart, UnsoundProof
-from service.location import Location, sync_folder
+from service.files import replacing
+from service.location import Location, check_name
 from service.merkle import HASH_BYTES
 from service.settings import Settings
 
@@ -144,8 +145,12 @@ class Signer:
 
 
 def key_path(location: Location, settings: Settings) -> Path:
-    """Where the ledger's private key lies: beside it, or where the setting says."""
-    return Path(settings.signing_key) if settings.signing_key else Path(location.ledger + ".key")
+    """Where the ledger's private key lies: beside it, or where the setting says.
+
+    Raises:
+        RefusedToStart: in another locale that would be another file, and another key (`check_name`).
+    """
+    return Path(check_name(settings.signing_key) if settings.signing_key else location.ledger + ".key")
 
 
 def has_key(location: Location, settings: Settings) -> bool:
@@ -364,14 +369,7 @@ def _warn_of_group(path: Path) -> None:
 
 def _make(path: Path, name: str, events: int) -> Signer:
     signer = Signer.new(name)
-    unfinished = path.with_name(path.name + ".new")
-    unfinished.unlink(missing_ok=True)
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(signer.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
-    sync_folder(path.parent)  # before a head is handed out: after a power cut another key would sign
+    with replacing(path) as file:  # on the disk before a head is handed out: after a power cut another key would sign
+        file.write(signer.encode().encode())
     log.info("signing key made", key=str(path), verifier=str(signer.verifier), events=events)
     return signer

@@ -55,15 +55,22 @@ def prepare() -> None:
     """Open what is closed of descriptors 0 to 2, and have `sys.stdout` and `sys.stderr` pass over what fails.
 
     For the start of a program, before it opens anything. A closed descriptor is opened so that nothing can be written
-    to it: who has closed it does not want to have it, and is told that an output is lost.
+    to it, or nothing read from standard input: whoever closed it is told so, instead of losing an output or taking
+    nothing for all.
     """
-    for number in (_STDIN, _STDOUT, _STDERR):
-        _open(number)
+    _open(_STDIN, os.O_WRONLY)
+    for number in (_STDOUT, _STDERR):
+        _open(number, os.O_RDONLY)
     if sys.stdin is None:
         sys.stdin = open(_STDIN, closefd=False)  # noqa: SIM115  # as long as the process lives
     _Streams.stdout = stdout = _Passing(_STDOUT, "w", closefd=False)
     sys.stdout = _text(stdout, sys.stdout, by_line=stdout.isatty())
     sys.stderr = _text(_Passing(_STDERR, "w", closefd=False), sys.stderr, by_line=True)
+
+
+def has_input() -> bool:
+    """Whether there is a standard input to read from."""
+    return fcntl.fcntl(_STDIN, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
 
 
 def check_output() -> None:
@@ -101,20 +108,20 @@ def _check(stream: _Passing) -> None:
     raise OutputFailed(f"Standard output cannot be written: {failures.reason_of(error)}.", error=error)
 
 
-def _open(number: int) -> None:
+def _open(number: int, flags: int) -> None:
     try:
         os.fstat(number)
     except OSError:
-        opened = _placeholder()
+        opened = _placeholder(flags)
         if opened != number:
             os.dup2(opened, number)
             os.close(opened)
         os.set_inheritable(number, True)  # noqa: FBT003
 
 
-def _placeholder() -> int:
+def _placeholder(flags: int) -> int:
     with contextlib.suppress(OSError):
-        return os.open(os.devnull, os.O_RDONLY)
+        return os.open(os.devnull, flags)
     return os.open("/", os.O_RDONLY)  # in a jail without devices
 
 

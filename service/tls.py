@@ -6,7 +6,7 @@ from pathlib import Path
 from service.errors import SettingsError
 from service.settings import Settings
 
-_END = "-----END CERTIFICATE-----"
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 
 
 def check_files(settings: Settings) -> None:
@@ -34,8 +34,9 @@ def own_certificate(settings: Settings) -> str:
     """The server's own certificate as PEM: the file's first one (RFC 8446 section 4.4.2). Empty, where TLS is off."""
     if not settings.tls_certificate:
         return ""
-    own, end, _ = Path(settings.tls_certificate).read_text().partition(_END)
-    return own + end
+    # As bytes: what stands around it is in whatever encoding.
+    own, end, _ = Path(settings.tls_certificate).read_bytes().partition(_END)
+    return (own[max(own.find(_BEGIN), 0) :] + end).decode("ascii", "replace")
 
 
 def trusting(certificate: str) -> ssl.SSLContext:

@@ -26,14 +26,14 @@ from support.command import (
     succeed,
     write_lines,
 )
+from support.imports import import_here, sessions_here
 from support.server import Server
-from support.store import Store, append, create, delete, message, remove, update
+from support.store import Store, append, create, message, remove, update
 from support.tables import dump, dump_rebuilt, wrong_leaves
 
-from service import exporter, importer
+from service import importer
 from service.checkpointer import OVERDUE
 from service.cli import cli
-from service.import_lines import Rejected
 from service.importer import Report
 
 Json = dict[str, Any]
@@ -73,26 +73,6 @@ def rejections(file: Path, *, env: dict[str, str] | None = None) -> tuple[str, d
 def sessions_of(folder: Path, tenant: str = "default") -> dict[str, Json]:
     """The tenant's exported sessions, by id."""
     return {session["id"]: session for session in exported(folder / "ledger.db", tenant)}
-
-
-def import_here(file: Path) -> tuple[Report, dict[str, str]]:
-    """Import *file* into the ledger beside it in this process; the report, and the reasons of rejections."""
-    reasons: dict[str, str] = {}
-
-    def reject(rejected: Rejected) -> None:
-        reasons[rejected.where] = rejected.reason
-
-    with Store(file.parent / "ledger.db") as store:
-        source = importer.open_source(file, store.settings, tenant_id="default")
-        report = importer.run(store.committer, source, on_rejected=reject, on_progress=lambda _done: None)
-    return report, reasons
-
-
-def sessions_here(folder: Path, tenant: str = "default") -> dict[str, Json]:
-    """The tenant's sessions as an export writes them, by id, read in this process."""
-    with Store(folder / "ledger.db") as store:
-        text = b"".join(part for _, part in exporter.session_lines(store.views.db, tenant))
-    return {session["id"]: session for session in map(json.loads, text.splitlines())}
 
 
 # JSON lines
@@ -139,12 +119,23 @@ def test_bad_lines_are_rejected_by_their_numbers_and_the_others_go_on(tmp_path: 
 
 
 def test_many_bad_lines_are_counted_but_not_all_shown(tmp_path: Path) -> None:
-    """A wrong file does not flood the terminal."""
+    """A file that is full of mistakes does not flood the terminal."""
     file = tmp_path / "lines.jsonl"
-    file.write_text("no\n" * 500)
+    file.write_text('{"id": "good"}\n' + "no\n" * 500)
     done = import_(file)
-    assert done.stdout.strip() == said(0, 0, 0, 500)
+    assert done.stdout.strip() == said(1, 0, 0, 500)
     assert len(done.stderr.splitlines()) < 30
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("shell", ["2>/dev/full", "2>&-"])
+def test_reasons_that_cannot_be_shown_do_not_end_an_import(tmp_path: Path, shell: str) -> None:
+    """A full disk behind standard error, or none: all that is good is imported, and all are counted."""
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes(b'{"id": "a"}\nno\n{"id": "b"}\n')
+    command = f'exec "$@" lines.jsonl {shell}'
+    done = run("-c", command, "sh", *COMMAND, "import", "--database", "ledger.db", cwd=tmp_path, command=["sh"])
+    assert done.stdout.strip() == said(2, 0, 0, 1)
     assert done.returncode == 1
 
 
@@ -169,17 +160,17 @@ def test_the_same_session_twice_in_a_file_is_there_once(tmp_path: Path) -> None:
     summary, reasons = rejections(file)
     assert summary == said(1, 1, 1, 1)
     assert list(reasons) == ["line 3"]
-    assert "taken" in reasons["line 3"]
+    assert reasons["line 3"] == "session s is there with another title"
     assert sessions_of(tmp_path)["s"]["title"] is None
 
 
 def test_a_session_that_has_grown_since_is_there_already(tmp_path: Path) -> None:
     """An import run again after its sessions went on in service changes nothing and is no error."""
-    file = write_lines(tmp_path / "a.jsonl", [{"id": "s", "messages": [SMALL]}, {"id": "gone"}])
-    assert import_here(file) == (Report(sessions=2, messages=1), {})
+    file = write_lines(tmp_path / "a.jsonl", [{"id": "s", "messages": [SMALL]}])
+    assert import_here(file) == (Report(sessions=1, messages=1), {})
     with Store(tmp_path / "ledger.db") as store:
-        store.commit_all(append("s", message("m2")), update("s", title="T"), delete("gone"))
-    assert import_here(file) == (Report(present=2), {})
+        store.commit_all(append("s", message("m2")), update("s", title="T"))
+    assert import_here(file) == (Report(present=1), {})
     (session,) = sessions_here(tmp_path).values()
     assert (session["title"], len(session["messages"])) == ("T", 2)
 

@@ -22,14 +22,12 @@ FILES = {
     # Each of these is another file than a database, or one that no connection of this process has open.
     ("service/api/page.py", "read_bytes"): "the API page's scripts",
     ("service/board.py", "mmap"): "memory that workers share, without a name",
-    ("service/cli_export.py", "open"): "the export's own new file",
     ("service/cli_verify.py", "read_bytes"): "a proof bundle",
-    ("service/cli_verify.py", "write_text"): "a signed head",
     ("service/database.py", "read_text"): "the numbered .sql files",
     ("service/erasure_list.py", "open"): "the list of erasures",
+    ("service/files.py", "open"): "nowhere, and how an output begins that none of the ledger's files may be",
     ("service/head_file.py", "open"): "a signed head",
-    ("service/import_lines.py", "open"): "the file to import, which the ledger's may not be",
-    ("service/importer.py", "open"): "its first bytes, before any database is open",
+    ("service/import_input.py", "open"): "the file to import, which none of the ledger's may be",
     ("service/jwks.py", "open"): "the identity provider's keys",
     (
         "service/location.py",
@@ -38,10 +36,9 @@ FILES = {
     ("service/location.py", "read_bytes"): "the lock's file",
     ("service/location.py", "read_text"): "the system's list of mounts",
     ("service/location.py", "write_bytes"): "the lock's file",
-    ("service/signing.py", "open"): "the signing key",
     ("service/signing.py", "read_text"): "the signing key",
-    ("service/terminal.py", "open"): "the null device, for a closed stream",
-    ("service/tls.py", "read_text"): "the certificate",
+    ("service/streams.py", "open"): "the null device, for a closed stream",
+    ("service/tls.py", "read_bytes"): "the certificate",
     ("service/variables.py", "read_text"): "the file .env",
 }
 NOT_FILES = {"views", "committer", "self"}
@@ -104,6 +101,52 @@ def test_no_known_use_is_left_over() -> None:
     """A note without its use would let another one through."""
     used = {(name_of(path), name) for path in MODULES for name, _ in opened(path.read_text())}
     assert FILES.keys() - used == set()
+
+
+def _opens_a_text(owner: str) -> bool:
+    """Whether the `open` of *owner* is one that can."""
+    return owner != "os" and (owner == "self._path" or owner.split(".", maxsplit=1)[0] not in NOT_FILES)
+
+
+def in_locale(source: str) -> Iterator[tuple[str, int]]:
+    """The calls in *source* that read or write a text in whatever encoding the locale has: their name and line."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        owner, _, name = ast.unparse(node.func).rpartition(".")
+        named = {keyword.arg for keyword in node.keywords}
+        modes = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        text = {
+            "read_text": len(node.args) < 1,
+            "write_text": len(node.args) < 2,
+            "TextIOWrapper": len(node.args) < 2,
+            "fdopen": not any("b" in str(mode) for mode in modes),
+            "open": not any("b" in str(mode) for mode in modes[-1:]) and _opens_a_text(owner),
+        }
+        if text.get(name, False) and "encoding" not in named:
+            yield name, node.lineno
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_text_is_read_or_written_in_the_locales_encoding(path: Path) -> None:
+    """Ours is UTF-8 everywhere, also where the shell that starts us speaks something else."""
+    assert list(in_locale(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        "path.read_text()",
+        "path.write_text(text)",
+        "open(name)",
+        "path.open('w')",
+        "os.fdopen(descriptor, 'w')",
+        "io.TextIOWrapper(file)",
+    ],
+)
+def test_a_text_in_the_locales_encoding_is_found(bug: str) -> None:
+    """The control of that."""
+    assert list(in_locale(bug))
 
 
 def test_only_one_function_makes_connections() -> None:

@@ -8,7 +8,7 @@ from support.store import Store, message, submit
 
 from projections import feed, messages, sessions
 from projections.views import BUILT_IN
-from service import idempotency, ledger
+from service import exporter, idempotency, ledger
 from service.commands import CreateSession
 from service.events import Message
 from service.group import Submission
@@ -32,7 +32,7 @@ def constants(module: object) -> list[str]:
     return [text for text in queries if text != getattr(module, "_COLUMNS", None)]
 
 
-VIEWS_QUERIES = [*sessions.QUERIES, *messages.QUERIES, *feed.QUERIES]
+VIEWS_QUERIES = [*sessions.QUERIES, *messages.QUERIES, *feed.QUERIES, *exporter.QUERIES]
 # What runs at each append, one statement a row. `views` is a table of one row.
 PROGRAMS = [
     statement

@@ -251,6 +251,7 @@ MOUNTINFO = """\
 30 22 0:40 / /mnt/share rw - nfs4 server:/export rw,vers=4.2
 31 30 8:2 / /mnt/share/local rw shared:7 master:2 - xfs /dev/sdb1 rw
 32 22 0:41 / /mnt/with\\040space rw - cifs //server/share rw
+35 22 0:44 / /mnt/büro rw - smb3 //server/büro rw
 33 22 0:42 / /over rw - ext4 /dev/sdc1 rw
 34 22 0:43 / /over rw - nfs server:/later rw
 """
@@ -266,6 +267,7 @@ MOUNTINFO = """\
         ("/mnt/shared", "ext4"),
         ("/mnt/share/local/data", "xfs"),
         ("/mnt/with space/data", "cifs"),
+        ("/mnt/büro/data", "smb3"),
         ("/over/data", "nfs"),
     ],
 )

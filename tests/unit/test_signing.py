@@ -182,7 +182,7 @@ def test_each_ledger_gets_another_key(tmp_path: Path) -> None:
 
 def test_a_key_that_was_half_made_does_not_stop_the_next_try(tmp_path: Path) -> None:
     """What a crash left is written over, and is no key itself."""
-    (tmp_path / "ledger.db.key.new").write_text("PRIVATE+KEY+half")
+    (tmp_path / "ledger.db.key.unfinished").write_text("PRIVATE+KEY+half")
     signer_of(*place(tmp_path), LEDGER_ID, events=0)
     assert [file.name for file in tmp_path.iterdir()] == ["ledger.db.key"]
 
