@@ -148,7 +148,7 @@ def _lifespan(
                 log=TransparencyLog(readers, signer, ledger_id),
                 cursors=Cursors(ledger_id.encode()),
                 doors=doors,
-                bodies=Bodies(settings),
+                bodies=Bodies(settings, writer.budget),
                 registry=registry,
                 scrape=_scrape(registry, shared),
             )
@@ -196,7 +196,7 @@ def _readings(app: EdgedLitestar, location: Location, live: Views | Board) -> Ca
         yield Reading("projection_lag_events", "Events that the views lack since a failure.", stats.lag_events)
         yield Reading("queue_reads", "Reads that run or wait for a reader.", services.readers.queue_length)
         yield Reading("bodies_reading", "Request bodies that are on their way.", len(services.bodies))
-        yield Reading("bodies_bytes", "Bytes of them in memory.", services.bodies.bytes_held)
+        yield Reading("bodies_bytes", "Bytes that requests take in memory.", writer.budget.bytes_held)
         yield Reading("rebuild_running", "1 while the views are built anew.", writer.rebuilder.progress is not None)
         yield Reading("problems_total", "Problems answered, by name.", http.problems, counts=True, label="problem")
         refused = services.doors.limits.refused

@@ -35,6 +35,8 @@ _check_objects = msgspec.json.Decoder(list[_AnyObject]).decode
 _ARRAY = ord("[")
 _STRING_OR_NULL = b'"n'
 _NESTED = b"[{"
+OWN_MEMBERS = "session's title, user_id and traits"
+"""What of a session has a limit of its own."""
 MESSAGE_DEPTH = 3
 """Of a message in the list of an object, itself included."""
 
@@ -130,7 +132,7 @@ def check_session_size(settings: Settings, *, title: str | None, user_id: str | 
     """
     size = len(bytes(traits)) + len((title or "").encode()) + len((user_id or "").encode())
     if size > settings.session_bytes_max:
-        raise TooLarge("session's title, user_id and traits", limit_bytes=settings.session_bytes_max)
+        raise TooLarge(OWN_MEMBERS, limit_bytes=settings.session_bytes_max)
 
 
 def accept_object(given: Raw | UnsetType, *, field: str) -> Raw | UnsetType:

@@ -95,16 +95,19 @@ class Tenant:
         command: Command,
         *,
         size_bytes: int,
+        copied_bytes: int = 0,
         expected_version: int | None = None,
         idempotency_key: IdempotencyKey | None = None,
     ) -> Written:
         """Hand *command* to the writer and wait until it is durable and readable.
 
+        It comes from a body of *size_bytes*, and *copied_bytes* of it were read from the ledger.
+
         Raises:
             DomainError: it was refused, or the storage failed.
         """
         submission = self._reach.submission(session_id, command, expected_version, idempotency_key)
-        outcome = await self._writer.submit(submission, size_bytes=size_bytes)
+        outcome = await self._writer.submit(submission, size_bytes=size_bytes, copied_bytes=copied_bytes)
         if isinstance(outcome, Committed):
             return Written(outcome.version, outcome.state, outcome.messages)
         answer = outcome.answer

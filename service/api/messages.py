@@ -11,7 +11,7 @@ from service.access import Scope
 from service.api import openapi
 from service.api.answer import Answer, not_modified
 from service.api.call import Call, check_message_size, decode
-from service.api.sessions import MESSAGES_MAX, read_messages
+from service.api.sessions import MESSAGES_MAX, check_batch
 from service.commands import AppendMessages, RemoveMessage
 from service.documents import join
 from service.errors import InvalidRequest
@@ -27,16 +27,11 @@ class _OneOrMany(msgspec.Struct, frozen=True):
 class BatchInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Many messages in the body of `POST …/messages`."""
 
-    messages: list[Raw]
-
-
-class _WholeBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     messages: list[MessageInput]
 
 
 _one_or_many = msgspec.json.Decoder(_OneOrMany)
 _batch = msgspec.json.Decoder(BatchInput)
-_whole_batch = msgspec.json.Decoder(_WholeBatch)
 _message = msgspec.json.Decoder(MessageInput)
 
 Seq = Annotated[int | None, QueryParameter(ge=0, le=2**53, description="A message's `seq`, exclusive.")]
@@ -122,7 +117,6 @@ def _read(body: bytes, settings: Settings) -> AppendMessages:
     whole = _decode_whole(body, settings) if may_be_batch else None
     if whole is not None:
         return _accept_many(whole)
-    check_depth(body, depth_max=settings.json_depth_max)
     many = may_be_batch and decode(_one_or_many, body).messages is not UNSET
     return _read_many(body, settings) if many else _read_one(body, settings)
 
@@ -132,10 +126,10 @@ def _decode_whole(body: bytes, settings: Settings) -> list[MessageInput] | None:
 
     Whatever is wrong with a body, and where, is said by the way that takes it apart.
     """
-    if len(body) > settings.message_bytes_max:
+    if len(body) > min(settings.message_bytes_max, settings.batch_bytes_max):
         return None
     try:
-        given = _whole_batch.decode(body).messages
+        given = _batch.decode(body).messages
     except (msgspec.DecodeError, RecursionError):
         return None
     if not 0 < len(given) <= settings.batch_messages_max or may_nest_deeper(given, settings.json_depth_max):
@@ -144,16 +138,19 @@ def _decode_whole(body: bytes, settings: Settings) -> list[MessageInput] | None:
 
 
 def _read_one(body: bytes, settings: Settings) -> AppendMessages:
-    check_message_size(body, settings)
+    check_message_size(len(body), settings)
+    check_depth(body, depth_max=settings.json_depth_max)
     given = decode(_message, body)
     return AppendMessages((accept_message(given, field="$"),), named_ids([given]), single=True)
 
 
 def _read_many(body: bytes, settings: Settings) -> AppendMessages:
-    texts = decode(_batch, body).messages
-    if not texts:
+    given = decode(_batch, body).messages
+    if not given:
         raise InvalidRequest("Expected at least one message.", field="$.messages")
-    return _accept_many(read_messages(texts, settings))
+    check_batch(given, body, settings)
+    check_depth(body, depth_max=settings.json_depth_max)
+    return _accept_many(given)
 
 
 def _accept_many(given: list[MessageInput]) -> AppendMessages:

@@ -9,16 +9,17 @@ import structlog
 from litestar.exceptions import HTTPException
 
 from service.api.answer import Answer
+from service.api.query import choices_of
 from service.errors import (
     DomainError,
     Forbidden,
-    InvalidRequest,
     Overloaded,
     RateLimited,
     RequestTimeout,
     Unauthenticated,
 )
 from service.limits import Allowance
+from service.validation import expected_one_of, shown
 
 if TYPE_CHECKING:
     from litestar.connection import Request
@@ -57,8 +58,8 @@ _DETAIL_OF_STATUS = {
     405: "This path does not take this method; see Allow.",
     413: "The request body is too large.",
 }
-_MEMBER = re.compile(r"(?:unknown|required) field `(?P<name>[^`]+)`")
-_AT = re.compile(r" - at `(?P<field>[^`]+)`$")
+_is_bound = re.compile(r"Expected `int` (>=|<=) (-?[0-9]{1,20})").fullmatch
+_BOUNDS = {">=": "at least", "<=": "at most"}
 
 
 def problem(
@@ -80,16 +81,6 @@ def problem(
         **(members or {}),
     }
     return Answer(msgspec.json.encode(body), status=status, headers=headers, content_type=CONTENT_TYPE)
-
-
-def of_validation(error: msgspec.ValidationError, *, where: str = "$") -> InvalidRequest:
-    """The refusal for msgspec's *error*, with the path of the member as its field."""
-    text, field = str(error), where
-    if match := _AT.search(text):
-        text, field = text[: match.start()], where + match["field"].removeprefix("$")
-    if member := _MEMBER.search(text):
-        field = f"{field}.{member['name']}"
-    return InvalidRequest(f"{text}.", field=field)
 
 
 def on_domain_error(request: "Request[Any, Any, Any]", error: DomainError) -> Answer:
@@ -124,19 +115,25 @@ def on_http_exception(request: "Request[Any, Any, Any]", error: HTTPException) -
     members: dict[str, str | int] = {}
     detail = _DETAIL_OF_STATUS.get(status, "The request is malformed.")
     if name == "invalid-request":
-        members, detail = _parameter(error)
+        members, detail = _parameter(request, error)
     headers = [
         (key.lower().encode(), value.encode()) for key, value in (error.headers or {}).items() if key.lower() == "allow"
     ]
     return _refuse(request, name, detail, members, headers)
 
 
-def _parameter(error: HTTPException) -> tuple[dict[str, str | int], str]:
+def _parameter(request: "Request[Any, Any, Any]", error: HTTPException) -> tuple[dict[str, str | int], str]:
     """Which parameter Litestar's validation found wrong, and what was expected of it."""
     extra = error.extra
-    if isinstance(extra, list) and extra and isinstance(extra[0], dict) and "key" in extra[0]:
-        return {"field": str(extra[0]["key"])}, f"{extra[0].get('message', 'Not valid')}."
-    return {}, "The request is malformed."
+    if not (isinstance(extra, list) and extra and isinstance(extra[0], dict) and "key" in extra[0]):
+        return {}, "The request is malformed."
+    name = str(extra[0]["key"]).partition(".")[0]
+    given = str(request.query_params.get(name, ""))
+    if choices := choices_of(request.scope["route_handler"]).get(name):
+        return {"field": name}, f"{name}: {expected_one_of(choices, given)}"
+    bound = _is_bound(str(extra[0].get("message")))
+    limit = f" of {_BOUNDS[bound[1]]} {bound[2]}" if bound else ""
+    return {"field": name}, f"{name}: expected a whole number{limit}; got {shown(given)}."
 
 
 def on_fault(request: "Request[Any, Any, Any]", error: Exception) -> Answer:

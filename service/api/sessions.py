@@ -1,6 +1,7 @@
 """`/v1/sessions`: make, list, read, change, delete and fork sessions."""
 
 import re
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Literal
 
@@ -13,13 +14,14 @@ from projections.sessions import NEWEST
 from service.access import Scope
 from service.api import openapi
 from service.api.answer import Answer, not_modified
-from service.api.call import Call, check_message_size, decode
+from service.api.call import Call, check_message_size, decode, small_body_bytes_max
 from service.clock import parse_us
 from service.commands import CreateSession, DeleteSession, UpdateSession
 from service.documents import join, session_document
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, TooLarge
 from service.events import SessionChanges
 from service.intake import (
+    OWN_MEMBERS,
     MessageInput,
     accept_messages,
     accept_object,
@@ -28,6 +30,7 @@ from service.intake import (
     check_session_size,
     message_bytes,
 )
+from service.jsontext import check_depth
 from service.settings import Settings
 from service.state import NO_TRAITS, SessionState
 from service.tenant import SessionView, Written
@@ -46,7 +49,7 @@ class SessionInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user_id: str | None = None
     title: str | None = None
     traits: Raw | UnsetType = UNSET
-    messages: list[Raw] = []
+    messages: list[MessageInput] = []
 
 
 class ForkInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,27 +60,46 @@ class ForkInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     title: str | None = None
 
 
-_UNENCODED_PLUS = re.compile(r"(.{19,}) (\d{2}:\d{2})", re.ASCII)
+TIME_CHARACTERS_MAX = 64
+"""Longer than any RFC 3339 time is; nothing longer is looked at."""
+
+_with_unencoded_plus = re.compile(r"(.{19,40}) ([0-9]{2}:[0-9]{2})").fullmatch
+
+
+class _Texts(msgspec.Struct, frozen=True):
+    messages: list[Raw] = []
+
 
 _session = msgspec.json.Decoder(SessionInput)
+_texts = msgspec.json.Decoder(_Texts)
 _fork = msgspec.json.Decoder(ForkInput)
 _changes = msgspec.json.Decoder(SessionChanges)
-_message = msgspec.json.Decoder(MessageInput)
 
 
-def read_messages(texts: list[Raw], settings: Settings) -> list[MessageInput]:
-    """The messages of a batch as they were given, each within its limit.
+def check_batch(given: Sequence[MessageInput], body: bytes, settings: Settings) -> None:
+    """Refuse the messages *given* in *body* if they are too many or too long.
 
     Raises:
-        InvalidRequest, TooLarge: one of them is not acceptable; its index is in the field.
+        InvalidRequest: there are more than `batch_messages_max`.
+        TooLarge: one of them is longer than a message may be, or several are longer than a batch of them.
     """
-    if len(texts) > settings.batch_messages_max:
+    if len(given) > settings.batch_messages_max:
         raise InvalidRequest(f"Expected at most {settings.batch_messages_max} messages.", field="$.messages")
-    given = []
-    for number, raw in enumerate(texts):
-        text = bytes(raw)
-        check_message_size(text, settings)
-        given.append(decode(_message, text, where=f"$.messages[{number}]"))
+    if len(body) <= min(settings.message_bytes_max, settings.batch_bytes_max):
+        return
+    sizes = [memoryview(text).nbytes for text in decode(_texts, body).messages]
+    for size in sizes:
+        check_message_size(size, settings)
+    if len(sizes) > 1 and sum(sizes) > settings.batch_bytes_max:
+        raise TooLarge("batch of messages", limit_bytes=settings.batch_bytes_max)
+
+
+def _read(body: bytes, settings: Settings) -> SessionInput:
+    given = decode(_session, body)
+    check_batch(given.messages, body, settings)
+    if given.traits is not UNSET and memoryview(given.traits).nbytes > small_body_bytes_max(settings):
+        raise TooLarge(OWN_MEMBERS, limit_bytes=settings.session_bytes_max)
+    check_depth(body, depth_max=settings.json_depth_max)
     return given
 
 
@@ -110,10 +132,10 @@ class SessionsController(Controller):
     async def create(self, request: Call) -> Answer:
         """Make a session, with its first messages if there are any."""
         request.refuse_unknown_query()
-        tenant, body = request.tenant(), await request.json_body()
+        tenant, body = request.tenant(), await request.json_text()
         key, expected = request.idempotency_key(body), request.if_match()
-        given = decode(_session, body)
-        messages = accept_messages(read_messages(given.messages, request.settings), field="$.messages")
+        given = _read(body, request.settings)
+        messages = accept_messages(given.messages, field="$.messages")
         command = CreateSession(
             user_id=tenant.owner(given.user_id),
             title=given.title,
@@ -254,7 +276,8 @@ class SessionsController(Controller):
         written = await tenant.write(
             accept_session_id(given.id),
             command,
-            size_bytes=len(body) + sum(map(message_bytes, command.messages)),
+            size_bytes=len(body),
+            copied_bytes=sum(map(message_bytes, command.messages)),
             expected_version=expected,
             idempotency_key=key,
         )
@@ -271,8 +294,9 @@ def _whole(number: float | None) -> int | None:
 
 
 def _time(text: str) -> int:
+    # A `+` that was not percent-encoded arrives as a space: 12:00:00+02:00.
+    parts = _with_unencoded_plus(text) if len(text) <= TIME_CHARACTERS_MAX else None
     try:
-        # A `+` that was not percent-encoded arrives as a space: 12:00:00+02:00.
-        return parse_us(_UNENCODED_PLUS.sub(r"\1+\2", text))
+        return parse_us(f"{parts[1]}+{parts[2]}" if parts else text)
     except ValueError as error:
         raise InvalidRequest(f"Not a time: {error}.", field="as_of") from None
