@@ -6,6 +6,9 @@ content, SQL or a path that a client may not see. `api/problems.py` maps the `Do
 
 from typing import ClassVar
 
+FIELD_CHARACTERS_MAX = 200
+"""Longer than any path to a member of the contract."""
+
 
 class ChatledgerError(Exception):
     """Any error that chatledger raises on purpose."""
@@ -22,12 +25,17 @@ class DomainError(ChatledgerError):
 
 
 class InvalidRequest(DomainError):
-    """Something in the request is malformed; `field` says where, as a JSON path or a parameter's name."""
+    """Something in the request is malformed; `field` says where, as a JSON path or a parameter's name.
+
+    Of a name that the request has made up it is the beginning: a refusal is not to be as long as what it refuses.
+    """
 
     name = "invalid-request"
 
     def __init__(self, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail)
+        if field is not None and len(field) > FIELD_CHARACTERS_MAX:
+            field = field[:FIELD_CHARACTERS_MAX] + "…"
         self.field = field
 
     def members(self) -> dict[str, str | int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,9 @@ class InProcess:
     """The service on a ledger of its own, without a socket. A context manager for the thread that uses it."""
 
     def __init__(self, database: Path, **settings: Any) -> None:
-        self.app = create_app(Settings(database_path=str(database), log_level="error", **settings))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Use of deprecated attribute 'openapi_controller'")  # Litestar's
+            self.app = create_app(Settings(database_path=str(database), log_level="error", **settings))
         self._runner = asyncio.Runner()
         self._ended: asyncio.Event | None = None
         self._lifespan: asyncio.Task[None] | None = None
