@@ -7,7 +7,6 @@ shorter. What is measured is the processor time of the loop's thread, which othe
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,7 +71,7 @@ BODIES: dict[str, list[bytes]] = {
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
     """The service with user tokens, pages of one origin, a session `s` with a message `m`, and room for all sizes."""
     folder = tmp_path_factory.mktemp("linear")
-    keys: Path = folder / "jwks.json"
+    keys = folder / "jwks.json"
     keys.write_bytes(jwks(ed_key("k")))
     tokens = {"jwks": str(keys), "jwt_issuer": "i", "jwt_audience": "a", "cors_origins": ORIGIN.decode()}
     sizes = {"message_bytes_max": 2 * 1024 * KIB, "session_bytes_max": 256 * KIB}
@@ -138,7 +137,6 @@ def test_parameters_of_paths_and_queries_cost_what_their_length_is(service: InPr
     """Each one of each operation, raw and as it comes."""
     found: list[str] = []
     for method, path, operation in operations(service):
-        headers = [JSON, credential(service)]
         for parameter in operation.get("parameters", []):
             name = parameter["name"]
             if parameter["in"] == "path":
@@ -149,7 +147,7 @@ def test_parameters_of_paths_and_queries_cost_what_their_length_is(service: InPr
                 continue
 
             def ask(text: bytes, method: str = method, target: bytes = target) -> Asked:
-                return service.ask(method, target % text, headers=headers, body=b"{}")
+                return service.ask(method, target % text, headers=[JSON, credential(service)], body=b"{}")
 
             found += faults(f"{operation['operationId']} {name}", ask, HEAD_SIZES, HEAD_S_MAX)
     assert found == []
@@ -218,7 +216,7 @@ def test_every_body_is_tried(service: InProcess) -> None:
 @pytest.mark.parametrize(
     ("operation", "form"),
     [(name, form) for name, forms in BODIES.items() for form in forms],
-    ids=lambda part: str(part),
+    ids=str,
 )
 def test_bodies_cost_what_their_length_is(service: InProcess, operation: str, form: bytes) -> None:
     """As a whole, in a string, as a value, as a name."""
