@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from projections.views import Views
 from service import __version__, key_uses, ledger, metrics
-from service.api import admin, audit, erasures, evidence, health, page, problems
+from service.api import admin, audit, erasures, evidence, health, openapi, page, problems
 from service.api.bodies import Bodies
 from service.api.call import Call, admit
 from service.api.doors import Doors, check_declared
@@ -87,6 +87,7 @@ def create_app(settings: Settings | None = None, *, shared: Shared | None = None
             health.live,
             health.ready,
             health.show_metrics,
+            page.show_start,
         ],
         lifespan=[_lifespan(chosen, shared)],  # type: ignore[list-item]  # it gets this very class
         request_class=Call,
@@ -95,7 +96,7 @@ def create_app(settings: Settings | None = None, *, shared: Shared | None = None
         openapi_config=OpenAPIConfig(
             title="chatledger",
             version=__version__,
-            description="The system of record for chat.",
+            description=openapi.DESCRIPTION,
             use_handler_docstrings=True,
             openapi_controller=page.SchemaController,  # type: ignore[arg-type]  # any controller serves
         ),

@@ -108,13 +108,14 @@ class SessionExists(DomainError):
 
 
 class MessageExists(DomainError):
-    """The session has another message of this id, or had one that was removed."""
+    """The session, at *version*, has another message of this id, or had one that was removed."""
 
     name = "message-exists"
 
-    def __init__(self, message_id: str, *, reason: str) -> None:
+    def __init__(self, message_id: str, *, reason: str, version: int) -> None:
         super().__init__(f"The message id {message_id!r} is taken: {reason}.")
         self.message_id = message_id
+        self.version = version
 
     def members(self) -> dict[str, str | int]:
         """`message_id`."""
@@ -129,11 +130,11 @@ class VersionConflict(DomainError):
     def __init__(self, *, expected: int, actual: int) -> None:
         super().__init__(f"Expected the session at version {expected}; it is at version {actual}.")
         self.expected = expected
-        self.actual = actual
+        self.version = actual
 
     def members(self) -> dict[str, str | int]:
         """`expected_version` and `actual_version`."""
-        return {"expected_version": self.expected, "actual_version": self.actual}
+        return {"expected_version": self.expected, "actual_version": self.version}
 
 
 class IdempotencyMismatch(DomainError):
@@ -186,7 +187,7 @@ class ErasurePending(DomainError):
     name = "erasure-pending"
 
     def __init__(self) -> None:
-        super().__init__("The erasure is recorded and will be finished; something holds the files. Ask again.")
+        super().__init__("The erasure is recorded but not finished: the files are in use. Repeat the request.")
 
 
 class StorageFull(DomainError):
@@ -204,7 +205,7 @@ class RebuildRunning(DomainError):
     name = "rebuild-running"
 
     def __init__(self) -> None:
-        super().__init__("The views are being built anew already.")
+        super().__init__("A rebuild of the views is running already.")
 
 
 class RefusedToStart(ChatledgerError):

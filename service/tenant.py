@@ -77,7 +77,7 @@ class Tenant:
         if self.user_id is None or given == self.user_id:
             return given
         if given is not None:
-            raise Forbidden("A user's token makes sessions of that user only.")
+            raise Forbidden("A user's token can only create sessions of that user.")
         return self.user_id
 
     def check_owner(self, changed: str | UnsetType | None) -> None:
@@ -87,7 +87,7 @@ class Tenant:
             Forbidden: the caller is one.
         """
         if changed is not UNSET and self.user_id not in {None, changed}:
-            raise Forbidden("A user's token cannot give a session to somebody else.")
+            raise Forbidden("A user's token cannot give a session to another user.")
 
     async def write(
         self,

@@ -96,7 +96,7 @@ class Call(Request[Any, Any, Any]):
         caller = self.caller
         named = self.header(b"x-tenant-id")
         if named is not None and not is_id(named) and not (named == SYSTEM_TENANT and may_be_system):
-            raise InvalidRequest(f"A tenant is {ID_RULE}.", field="X-Tenant-Id")
+            raise InvalidRequest(f"A tenant id has to be {ID_RULE}.", field="X-Tenant-Id")
         tenant_id = caller.tenant_id
         if tenant_id is None:
             tenant_id = DEFAULT_TENANT if named is None else named

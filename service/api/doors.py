@@ -118,7 +118,7 @@ class Doors:
             raise Unauthenticated("This needs a credential: Authorization: Bearer <key or token>.")
         scheme, _, text = given.partition(" ")
         if scheme.lower() != "bearer":
-            raise Unauthenticated("The credential has to be of the scheme Bearer.")
+            raise Unauthenticated("The authentication scheme has to be Bearer.")
         text = text.strip(" ")
         if text.startswith(PREFIX):
             time_us = now_us()

@@ -34,13 +34,14 @@ _erase = msgspec.json.Decoder(EraseInput)
 @post(
     "/v1/sessions/{session_id:str}/erase",
     operation_id="eraseSession",
+    summary="Erase a session",
     operation_class=openapi.ERASE_SESSION,
     access=Scope.ERASE,
     status_code=200,
     tags=("Audit",),
 )
 async def erase_session(request: Call, session_id: FromPath[str]) -> Answer:
-    """Erase a session for good, also a deleted one; its events stay without their content."""
+    """Remove the content of a session permanently, also of a deleted one. Its events stay, without their content."""
     request.refuse_unknown_query()
     tenant, body = request.tenant(), await request.json_body()
     key, expected = request.idempotency_key(body), request.if_match()

@@ -43,9 +43,14 @@ class MessagesController(Controller):
     path = "/v1/sessions/{session_id:str}/messages"
     tags = ("Messages",)
 
-    @post(operation_id="appendMessages", operation_class=openapi.APPEND_MESSAGES, access=Scope.WRITE)
+    @post(
+        operation_id="appendMessages",
+        summary="Append messages",
+        operation_class=openapi.APPEND_MESSAGES,
+        access=Scope.WRITE,
+    )
     async def append(self, request: Call, session_id: FromPath[str]) -> Answer:
-        """Append one message, or up to 1000 of which all or none are added."""
+        """Append one message, or a batch of up to 1000 messages, all or none of which are added."""
         request.refuse_unknown_query()
         tenant, body = request.tenant(), await request.json_text()
         command = _read(body, request.settings)
@@ -61,17 +66,21 @@ class MessagesController(Controller):
         headers = [(b"idempotency-replayed", b"true")] if written.replayed else []
         return Answer(answer, status=201, version=written.version, headers=headers)
 
-    @get(operation_id="listMessages", operation_class=openapi.LIST_MESSAGES, access=Scope.READ)
+    @get(operation_id="listMessages", summary="List messages", operation_class=openapi.LIST_MESSAGES, access=Scope.READ)
     async def page(
         self,
         request: Call,
         session_id: FromPath[str],
         after: Seq = None,
         before: Seq = None,
-        limit: Annotated[int, QueryParameter(ge=1, le=MESSAGES_MAX, description="How many to answer at most.")] = 100,
-        order: Annotated[Literal["asc", "desc"], QueryParameter(description="Oldest or newest first.")] = "asc",
+        limit: Annotated[
+            int, QueryParameter(ge=1, le=MESSAGES_MAX, description="The maximum number of items to return.")
+        ] = 100,
+        order: Annotated[
+            Literal["asc", "desc"], QueryParameter(description="Whether the oldest or the newest message comes first.")
+        ] = "asc",
     ) -> Answer:
-        """Page through a session's messages."""
+        """Page through a session's messages in order of `seq`."""
         request.refuse_unknown_query("after", "before", "limit", "order")
         tenant = request.tenant()
         if request.has_condition() and request.has_version(version := await tenant.version(session_id)):
@@ -82,9 +91,15 @@ class MessagesController(Controller):
         more = b"true" if found.more else b"false"
         return Answer(b'{"data":[%b],"has_more":%b}' % (found.documents, more), version=found.version)
 
-    @get("/{message_id:str}", operation_id="getMessage", operation_class=openapi.GET_MESSAGE, access=Scope.READ)
+    @get(
+        "/{message_id:str}",
+        operation_id="getMessage",
+        summary="Get a message",
+        operation_class=openapi.GET_MESSAGE,
+        access=Scope.READ,
+    )
     async def read(self, request: Call, session_id: FromPath[str], message_id: FromPath[str]) -> Answer:
-        """Read one message."""
+        """Get one message of a session."""
         request.refuse_unknown_query()
         version, document = await request.tenant().message(session_id, message_id)
         if request.has_version(version):
@@ -94,12 +109,13 @@ class MessagesController(Controller):
     @delete(
         "/{message_id:str}",
         operation_id="removeMessage",
+        summary="Remove a message",
         status_code=200,
         operation_class=openapi.REMOVE_MESSAGE,
         access=Scope.WRITE,
     )
     async def remove(self, request: Call, session_id: FromPath[str], message_id: FromPath[str]) -> Answer:
-        """Take a message out of readers' sight; the numbers of the others do not move."""
+        """Hide a message from readers. The `seq` of the other messages does not change."""
         request.refuse_unknown_query()
         written = await request.tenant().write(
             session_id, RemoveMessage(message_id), size_bytes=0, expected_version=request.if_match()

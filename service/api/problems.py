@@ -13,10 +13,12 @@ from service.api.query import choices_of
 from service.errors import (
     DomainError,
     Forbidden,
+    MessageExists,
     Overloaded,
     RateLimited,
     RequestTimeout,
     Unauthenticated,
+    VersionConflict,
 )
 from service.limits import Allowance
 from service.validation import expected_one_of, shown
@@ -54,8 +56,8 @@ STATUS = {
 
 _NAME_OF_STATUS = {400: "invalid-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 _DETAIL_OF_STATUS = {
-    404: "There is nothing at this path.",
-    405: "This path does not take this method; see Allow.",
+    404: "There is no such path.",
+    405: "The method is not allowed on this path; see the Allow header.",
     413: "The request body is too large.",
 }
 _is_bound = re.compile(r"Expected `int` (>=|<=) (-?[0-9]{1,20})").fullmatch
@@ -94,6 +96,8 @@ def on_domain_error(request: "Request[Any, Any, Any]", error: DomainError) -> An
         headers.append((b"www-authenticate", challenge.encode()))
     elif isinstance(error, RequestTimeout):
         headers.append((b"connection", b"close"))  # RFC 9110 section 15.5.9: what is left of the body is not waited for
+    elif isinstance(error, (VersionConflict, MessageExists)) and error.version:
+        headers.append((b"etag", b'"%d"' % error.version))  # of a session that is there
     elif isinstance(error, RateLimited) and error.limit is not None:
         request.scope["state"]["allowance"] = Allowance(error.limit, 0, error.retry_after_s)
     if isinstance(error, (Overloaded, RateLimited)):
@@ -139,7 +143,7 @@ def _parameter(request: "Request[Any, Any, Any]", error: HTTPException) -> tuple
 def on_fault(request: "Request[Any, Any, Any]", error: Exception) -> Answer:
     """The answer to an error that is ours: logged here, without a word of it to the client."""
     log.error("fault", request_id=_request_id(request), exc_info=error)
-    return _refuse(request, "internal-error", "An internal error; the log has it.")
+    return _refuse(request, "internal-error", "Internal error; the server's log has its details.")
 
 
 def _refuse(

@@ -71,7 +71,7 @@ def check_parameters(given: Iterable[tuple[str, str]], known: tuple[str, ...], c
             expected = expected_one_of(known, name) if known else f"expected none; got {shown(name)}."
             raise InvalidRequest(f"Unknown query parameter: {expected}", field=name)
         if name in seen:
-            raise InvalidRequest("The query parameter came twice.", field=name)
+            raise InvalidRequest("The query parameter was given twice.", field=name)
         seen.add(name)
         if name in _NUMBERS and not _is_number(value):
             raise InvalidRequest(f"{name}: expected a whole number; got {shown(value)}.", field=name)

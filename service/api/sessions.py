@@ -38,8 +38,8 @@ from service.tenant import SessionView, Written
 MESSAGES_MAX = 1000
 """The contract's ceiling for `?messages=` and for a batch."""
 
-Limit = Annotated[int, QueryParameter(ge=1, le=200, description="How many to answer at most.")]
-Cursor = Annotated[str | None, QueryParameter(description="The `next_cursor` of the page before.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=200, description="The maximum number of items to return.")]
+Cursor = Annotated[str | None, QueryParameter(description="The `next_cursor` of the previous page.")]
 
 
 class SessionInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,9 +128,14 @@ class SessionsController(Controller):
     path = "/v1/sessions"
     tags = ("Sessions",)
 
-    @post(operation_id="createSession", operation_class=openapi.CREATE_SESSION, access=Scope.WRITE)
+    @post(
+        operation_id="createSession",
+        summary="Create a session",
+        operation_class=openapi.CREATE_SESSION,
+        access=Scope.WRITE,
+    )
     async def create(self, request: Call) -> Answer:
-        """Make a session, with its first messages if there are any."""
+        """Create a session, optionally with its first messages."""
         request.refuse_unknown_query()
         tenant, body = request.tenant(), await request.json_text()
         key, expected = request.idempotency_key(body), request.if_match()
@@ -152,18 +157,19 @@ class SessionsController(Controller):
         )
         return _answer(written, _shown(written), status=201)
 
-    @get(operation_id="listSessions", operation_class=openapi.LIST_SESSIONS, access=Scope.READ)
+    @get(operation_id="listSessions", summary="List sessions", operation_class=openapi.LIST_SESSIONS, access=Scope.READ)
     async def page(
         self,
         request: Call,
-        user_id: Annotated[str | None, QueryParameter(description="Only this user's sessions.")] = None,
+        user_id: Annotated[str | None, QueryParameter(description="Return only this user's sessions.")] = None,
         archived: Annotated[
-            Literal["true", "false"] | None, QueryParameter(description="Only archived ones, or only others.")
+            Literal["true", "false"] | None,
+            QueryParameter(description="Return only archived sessions, or only those that are not."),
         ] = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Answer:
-        """List sessions, last active first."""
+        """List sessions, the most recently active first, without their messages."""
         request.refuse_unknown_query("user_id", "archived", "limit", "cursor")
         tenant, cursors = request.tenant(), request.services.cursors
         bound_to = ("sessions", tenant.tenant_id, tenant.user_id, user_id, archived)
@@ -180,26 +186,32 @@ class SessionsController(Controller):
         documents = join([session_document(state) for state in shown])
         return Answer(b'{"data":%b,"next_cursor":%b}' % (documents, next_cursor.encode()))
 
-    @get("/{session_id:str}", operation_id="getSession", operation_class=openapi.GET_SESSION, access=Scope.READ)
+    @get(
+        "/{session_id:str}",
+        operation_id="getSession",
+        summary="Get a session",
+        operation_class=openapi.GET_SESSION,
+        access=Scope.READ,
+    )
     async def read(
         self,
         request: Call,
         session_id: FromPath[str],
         messages: Annotated[
-            int | None, QueryParameter(ge=0, le=MESSAGES_MAX, description="Add the newest so many messages.")
+            int | None, QueryParameter(ge=0, le=MESSAGES_MAX, description="Include this many of the newest messages.")
         ] = None,
         as_of_version: Annotated[
-            int | None, QueryParameter(description="The answer as it was at this version.")
+            int | None, QueryParameter(description="Return the session as it was at this version.")
         ] = None,
         as_of: Annotated[
-            str | None, QueryParameter(description="The answer as it was at this time (RFC 3339).")
+            str | None, QueryParameter(description="Return the session as it was at this time (RFC 3339).")
         ] = None,
     ) -> Answer:
-        """Read a session, now or as it was."""
+        """Get a session as it is now, or as it was at an earlier version or time."""
         request.refuse_unknown_query("messages", "as_of_version", "as_of")
         tenant, newest = request.tenant(), messages or 0
         if as_of_version is not None and as_of is not None:
-            raise InvalidRequest("Either as_of or as_of_version, not both.", field="as_of")
+            raise InvalidRequest("as_of and as_of_version cannot be given together.", field="as_of")
         if as_of_version is None and as_of is None:
             if request.has_condition() and request.has_version(now := await tenant.version(session_id)):
                 return not_modified(now)
@@ -214,10 +226,14 @@ class SessionsController(Controller):
         return Answer(document, version=version)
 
     @patch(
-        "/{session_id:str}", operation_id="updateSession", operation_class=openapi.UPDATE_SESSION, access=Scope.WRITE
+        "/{session_id:str}",
+        operation_id="updateSession",
+        summary="Update a session",
+        operation_class=openapi.UPDATE_SESSION,
+        access=Scope.WRITE,
     )
     async def update(self, request: Call, session_id: FromPath[str]) -> Answer:
-        """Change a session's title, user id, traits or archived, by a JSON merge patch."""
+        """Change a session's title, user_id, traits or archived, with a JSON merge patch (RFC 7396)."""
         request.refuse_unknown_query()
         tenant, body = request.tenant(), await request.json_body()
         changes = decode(_changes, body)
@@ -240,12 +256,13 @@ class SessionsController(Controller):
     @delete(
         "/{session_id:str}",
         operation_id="deleteSession",
+        summary="Delete a session",
         status_code=200,
         operation_class=openapi.DELETE_SESSION,
         access=Scope.WRITE,
     )
     async def remove(self, request: Call, session_id: FromPath[str]) -> Answer:
-        """Take a session out of readers' sight; its events stay for audit and its id stays taken."""
+        """Hide a session from readers. Its events are kept for audit, and its id stays taken."""
         request.refuse_unknown_query()
         written = await request.tenant().write(
             session_id, DeleteSession(), size_bytes=0, expected_version=request.if_match()
@@ -253,10 +270,14 @@ class SessionsController(Controller):
         return Answer(b"", status=204, version=written.version)
 
     @post(
-        "/{session_id:str}/fork", operation_id="forkSession", operation_class=openapi.FORK_SESSION, access=Scope.WRITE
+        "/{session_id:str}/fork",
+        operation_id="forkSession",
+        summary="Fork a session",
+        operation_class=openapi.FORK_SESSION,
+        access=Scope.WRITE,
     )
     async def fork(self, request: Call, session_id: FromPath[str]) -> Answer:
-        """Make a new session with copies of this one's messages as of a version."""
+        """Create a session with copies of this session's messages as of a version, by default the current one."""
         request.refuse_unknown_query()
         tenant, body = request.tenant(), await request.json_body()
         key, expected = request.idempotency_key(body), request.if_match()
