@@ -18,7 +18,7 @@ from service.settings import Settings
 from service.tenant import Tenant
 from service.tenant_audit import TenantAudit
 from service.tenant_keys import TenantKeys
-from service.validation import refusal
+from service.validation import refusal, shown
 
 if TYPE_CHECKING:
     from service.api.edge import EdgedLitestar
@@ -37,12 +37,9 @@ than what is said in it."""
 
 
 class UnsupportedMediaType(DomainError):
-    """The body is not said to be JSON."""
+    """The body is not said to be JSON, or is encoded."""
 
     name = "unsupported-media-type"
-
-    def __init__(self) -> None:
-        super().__init__("The Content-Type of a body has to be application/json, without Content-Encoding.")
 
 
 class Call(Request[Any, Any, Any]):
@@ -179,10 +176,12 @@ class Call(Request[Any, Any, Any]):
         if not body and self.header(b"content-type") is None:
             return b"{}"
         kind = (self.header(b"content-type") or "").partition(";")[0].strip().lower()
-        if kind not in (_PATCH_TYPES if self.scope["method"] == "PATCH" else _JSON_TYPES):
-            raise UnsupportedMediaType
+        kinds = _PATCH_TYPES if self.scope["method"] == "PATCH" else _JSON_TYPES
+        if kind not in kinds:
+            got = shown(kind) if kind else "none"
+            raise UnsupportedMediaType(f"Expected the Content-Type {' or '.join(kinds)}; got {got}.")
         if (self.header(b"content-encoding") or "identity").strip().lower() != "identity":
-            raise UnsupportedMediaType
+            raise UnsupportedMediaType("A Content-Encoding is not supported: send the body as it is.")
         check_characters(body)
         return body
 

@@ -37,7 +37,7 @@ The whole contract is the page `docs/http-api.md` of chatledger's documentation;
 """
 
 _REQUEST_HEADERS = {
-    "X-Tenant-Id": (ID, "The tenant, while the service is open. Default: `default`."),
+    "X-Tenant-Id": (ID, "The tenant, where the credential has none. Default: `default`."),
     "X-Request-Id": (
         HEADER,  # any other is no fault of the request
         "Used if it is 1 to 128 visible ASCII characters; else the service makes one.",
@@ -243,7 +243,7 @@ def _describe(
 
 
 _WRITE = ("invalid-request", "not-found", "version-conflict", *_WRITE_FAULTS)
-_BODY = ("too-large", "unsupported-media-type")
+_BODY = ("request-timeout", "too-large", "unsupported-media-type")
 
 CREATE_SESSION = _describe(
     body="SessionInput",

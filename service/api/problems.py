@@ -120,10 +120,14 @@ def on_http_exception(request: "Request[Any, Any, Any]", error: HTTPException) -
     detail = _DETAIL_OF_STATUS.get(status, "The request is malformed.")
     if name == "invalid-request":
         members, detail = _parameter(request, error)
-    headers = [
-        (key.lower().encode(), value.encode()) for key, value in (error.headers or {}).items() if key.lower() == "allow"
-    ]
+    headers = [(b"allow", _allowed(value)) for key, value in (error.headers or {}).items() if key.lower() == "allow"]
     return _refuse(request, name, detail, members, headers)
+
+
+def _allowed(methods: str) -> bytes:
+    """The value of Allow: Litestar's, in order, and HEAD, which is everywhere where GET is (`edge.py`)."""
+    found = set(methods.split(", "))
+    return ", ".join(sorted(found | {"HEAD"} if "GET" in found else found)).encode()
 
 
 def _parameter(request: "Request[Any, Any, Any]", error: HTTPException) -> tuple[dict[str, str | int], str]:
