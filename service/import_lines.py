@@ -14,6 +14,7 @@ from service.ids import ID_RULE, is_id
 from service.intake import MessageInput, accept_messages, accept_traits, check_session_size, may_nest_deeper
 from service.jsontext import check_characters, check_depth, explain_malformed, may_be_deeper
 from service.settings import Settings
+from service.validation import refusal
 
 
 class SessionLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,7 +102,8 @@ def parse_line(text: bytes, where: str, settings: Settings, tenant_id: str) -> I
         field = f" at {error.field}" if isinstance(error, InvalidRequest) and error.field else ""
         return Rejected(where, f"{error}{field}")
     except msgspec.ValidationError as error:
-        return Rejected(where, f"{error}.")
+        refused = refusal(error, SessionLine)
+        return Rejected(where, f"{refused} at {refused.field}")
     except msgspec.DecodeError as error:
         return Rejected(where, str(explain_malformed(text, error)))
     except RecursionError:

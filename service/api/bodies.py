@@ -18,6 +18,8 @@ LENGTH_DIGITS_MAX = 19
 """Of a `Content-Length` that can be a number of bytes. Python refuses to read numbers of thousands of digits."""
 DROPPED_BYTES_MAX = 64 * 1024 * 1024
 """How much of a body that nobody wants is read behind the answer."""
+DROP_PAUSE_S = 2.0
+"""How long to wait for more of it: a client that has seen the answer need not send the rest."""
 READ = "body_read"
 """In a request's state: its body has come to its end, or its client has gone."""
 HELD = "body_held_bytes"
@@ -87,20 +89,22 @@ class Bodies:
         """Read what is left of a body behind the answer, and drop it.
 
         Otherwise the connection would be closed while the client still sends, and the client's system would throw the
-        answer away before the client has read it (RFC 9112 section 9.6). It ends with the body, with the connection,
-        after `body_timeout_ms` or `DROPPED_BYTES_MAX`.
+        answer away before the client has read it (RFC 9112 section 9.6). It ends with the body or the connection, when
+        nothing comes for `DROP_PAUSE_S`, after `body_timeout_ms`, or after `DROPPED_BYTES_MAX`.
         """
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._timeout_ms / 1000
         size = 0
-        try:
-            async with asyncio.timeout(self._timeout_ms / 1000):
-                while not state.get(READ) and size <= DROPPED_BYTES_MAX:
+        while not state.get(READ) and size <= DROPPED_BYTES_MAX:
+            try:
+                async with asyncio.timeout_at(min(until_s, loop.time() + DROP_PAUSE_S)):
                     message = await receive()
-                    if message["type"] != "http.request":
-                        return
-                    size += len(message["body"])
-                    state[READ] = not message.get("more_body", False)
-        except TimeoutError:
-            return
+            except TimeoutError:
+                return
+            if message["type"] != "http.request":
+                return
+            size += len(message["body"])
+            state[READ] = not message.get("more_body", False)
 
     def _hold(self, state: dict[str, Any], size_bytes: int) -> None:
         own_bytes = state.get(HELD, 0)
