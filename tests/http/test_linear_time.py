@@ -21,7 +21,7 @@ HEAD_SIZES = (16 * KIB, 64 * KIB)
 BODY_SIZES = (256 * KIB, 1024 * KIB)
 HEAD_S_MAX = 0.1
 BODY_S_MAX = 0.1
-FLOORS_S = {HEAD_SIZES: 0.002, BODY_SIZES: 0.03}
+FLOORS_S = {HEAD_SIZES: 0.005, BODY_SIZES: 0.03}
 """What costs less than this in the longer size is not compared: it would be the clock's noise."""
 RATIO_MAX = 6.0
 """Of four times the length: 4 where the cost is linear, 16 where it is quadratic; half as much again for noise."""
