@@ -21,7 +21,7 @@ class ByteBudget:
         Raises:
             Overloaded: with what others hold it is too much; then nothing is taken.
         """
-        if self.bytes_held + size_bytes > self.bytes_max and self.bytes_held > own_bytes:
+        if size_bytes and self.bytes_held + size_bytes > self.bytes_max and self.bytes_held > own_bytes:
             raise Overloaded("Too many bytes of requests are under way.")
         self.bytes_held += size_bytes
 

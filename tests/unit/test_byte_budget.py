@@ -27,6 +27,7 @@ def test_a_request_that_is_alone_gets_what_it_asks_for() -> None:
     budget.hold(80, own_bytes=80)
     with pytest.raises(Overloaded):
         budget.hold(1)
+    budget.hold(0)  # what takes nothing is in nobody's way
 
 
 def test_what_is_in_memory_in_any_case_is_counted_beyond_the_limit() -> None:

@@ -9,7 +9,9 @@ from service.api.keys import KeyInput
 from service.api.messages import BatchInput
 from service.api.sessions import SessionInput
 from service.errors import FIELD_CHARACTERS_MAX, InvalidRequest
+from service.import_lines import Rejected, parse_line
 from service.intake import MessageInput
+from service.settings import Settings
 from service.validation import SHOWN_CHARACTERS_MAX, refusal, shown
 
 ROLES = "assistant, developer, system, tool, user"
@@ -60,6 +62,17 @@ def test_a_name_that_was_given_is_not_taken_for_a_place(name: str) -> None:
     """Whatever it looks like, the answer is about an unknown member."""
     error = refused(SessionInput, msgspec.json.encode({name: 1}).decode())
     assert str(error).startswith("Unknown member: ")
+
+
+def test_a_line_of_an_import_is_refused_in_the_same_words() -> None:
+    """With its place behind them; what was given is shown in part there too."""
+    line = '{"id":"s","messages":[{"role":"%s","content":""}]}'
+    assert parse_line((line % "function").encode(), "line 1", Settings(), "default") == Rejected(
+        "line 1", f"role: expected one of {ROLES}; got 'function'. at $.messages[0].role"
+    )
+    long = parse_line((line % ("x" * 100_000)).encode(), "line 2", Settings(), "default")
+    assert isinstance(long, Rejected)
+    assert len(long.reason) < 300
 
 
 def test_what_was_given_is_shown_in_part() -> None:
