@@ -81,4 +81,5 @@ def check(caller: Caller, needed: Scope | None) -> None:
         Forbidden: it does.
     """
     if needed is not None and needed not in caller.scopes:
-        raise Forbidden(f"This needs the scope `{needed}`, which the credential does not have.", scope=needed)
+        lack = "nobody has while there are no keys" if caller is OPEN else "the credential does not have"
+        raise Forbidden(f"This needs the scope `{needed}`, which {lack}.", scope=needed)

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from projections.views import Views
 from service import __version__, key_uses, ledger, metrics
-from service.api import admin, audit, erasures, evidence, health, page, problems
+from service.api import admin, audit, erasures, evidence, health, openapi, page, problems
 from service.api.bodies import Bodies
 from service.api.call import Call, admit
 from service.api.doors import Doors, check_declared
@@ -92,6 +92,7 @@ def create_app(
             health.live,
             health.ready,
             health.show_metrics,
+            page.show_start,
         ],
         lifespan=[_lifespan(chosen, shared, new_signing_key=new_signing_key)],  # type: ignore[list-item]  # it gets this very class
         request_class=Call,
@@ -100,7 +101,7 @@ def create_app(
         openapi_config=OpenAPIConfig(
             title="chatledger",
             version=__version__,
-            description="The system of record for chat.",
+            description=openapi.DESCRIPTION,
             use_handler_docstrings=True,
             openapi_controller=page.SchemaController,  # type: ignore[arg-type]  # any controller serves
         ),
@@ -157,7 +158,7 @@ def _lifespan(
                 log=TransparencyLog(readers, signer, ledger_id),
                 cursors=Cursors(ledger_id.encode()),
                 doors=doors,
-                bodies=Bodies(settings),
+                bodies=Bodies(settings, writer.budget),
                 registry=registry,
                 scrape=_scrape(registry, shared),
             )
@@ -207,7 +208,7 @@ def _readings(app: EdgedLitestar, location: Location, live: Views | Board) -> Ca
         yield Reading("projection_lag_events", "Events that the views lack since a failure.", stats.lag_events)
         yield Reading("queue_reads", "Reads that run or wait for a reader.", services.readers.queue_length)
         yield Reading("bodies_reading", "Request bodies that are on their way.", len(services.bodies))
-        yield Reading("bodies_bytes", "Bytes of them in memory.", services.bodies.bytes_held)
+        yield Reading("bodies_bytes", "Bytes that requests take in memory.", writer.budget.bytes_held)
         yield Reading("rebuild_running", "1 while the views are built anew.", writer.rebuilder.progress is not None)
         yield Reading("problems_total", "Problems answered, by name.", http.problems, counts=True, label="problem")
         refused = services.doors.limits.refused

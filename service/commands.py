@@ -297,7 +297,7 @@ def _change_keys(keys: KeyRing, command: KeyCommand) -> Decision:
 
 
 def _append(state: SessionState, context: Context, command: AppendMessages, expected_version: int | None) -> Decision:
-    new, shown = _sort_out(command.messages, context.stored)
+    new, shown = _sort_out(command.messages, context.stored, version=state.version)
     if new:
         # A retry of what is stored already passes, whatever If-Match says: RFC 9110 section 13.1.1 lets a
         # request through that "has already been applied", and the first try has moved the version itself.
@@ -307,7 +307,7 @@ def _append(state: SessionState, context: Context, command: AppendMessages, expe
 
 
 def _sort_out(
-    messages: Sequence[Message], stored: Mapping[str, StoredMessage]
+    messages: Sequence[Message], stored: Mapping[str, StoredMessage], *, version: int
 ) -> tuple[Sequence[Message], Sequence[int | StoredMessage]]:
     """Those of *messages* that are new, and what to show of each: its index among these, or what is stored already."""
     if not stored:
@@ -320,16 +320,16 @@ def _sort_out(
             shown.append(len(new))
             new.append(message)
         else:
-            shown.append(_same(message, before))
+            shown.append(_same(message, before, version=version))
     return new, shown
 
 
-def _same(message: Message, stored: StoredMessage) -> StoredMessage:
+def _same(message: Message, stored: StoredMessage, *, version: int) -> StoredMessage:
     data = stored.event.data
     if stored.removed or not isinstance(data, MessageAppended):
-        raise MessageExists(message.id, reason="that message was removed")
+        raise MessageExists(message.id, reason="that message was removed", version=version)
     if not same_json(msgspec.json.encode(message), msgspec.json.encode(data.message)):
-        raise MessageExists(message.id, reason="another message has it")
+        raise MessageExists(message.id, reason="another message has it", version=version)
     return stored
 
 

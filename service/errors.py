@@ -6,6 +6,9 @@ content, SQL or a path that a client may not see. `api/problems.py` maps the `Do
 
 from typing import ClassVar
 
+FIELD_CHARACTERS_MAX = 200
+"""Longer than any path to a member of the contract."""
+
 
 class ChatledgerError(Exception):
     """Any error that chatledger raises on purpose."""
@@ -22,12 +25,17 @@ class DomainError(ChatledgerError):
 
 
 class InvalidRequest(DomainError):
-    """Something in the request is malformed; `field` says where, as a JSON path or a parameter's name."""
+    """Something in the request is malformed; `field` says where, as a JSON path or a parameter's name.
+
+    Of a name that the request has made up it is the beginning: a refusal is not to be as long as what it refuses.
+    """
 
     name = "invalid-request"
 
     def __init__(self, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail)
+        if field is not None and len(field) > FIELD_CHARACTERS_MAX:
+            field = field[:FIELD_CHARACTERS_MAX] + "…"
         self.field = field
 
     def members(self) -> dict[str, str | int]:
@@ -100,13 +108,14 @@ class SessionExists(DomainError):
 
 
 class MessageExists(DomainError):
-    """The session has another message of this id, or had one that was removed."""
+    """The session, at *version*, has another message of this id, or had one that was removed."""
 
     name = "message-exists"
 
-    def __init__(self, message_id: str, *, reason: str) -> None:
+    def __init__(self, message_id: str, *, reason: str, version: int) -> None:
         super().__init__(f"The message id {message_id!r} is taken: {reason}.")
         self.message_id = message_id
+        self.version = version
 
     def members(self) -> dict[str, str | int]:
         """`message_id`."""
@@ -121,11 +130,11 @@ class VersionConflict(DomainError):
     def __init__(self, *, expected: int, actual: int) -> None:
         super().__init__(f"Expected the session at version {expected}; it is at version {actual}.")
         self.expected = expected
-        self.actual = actual
+        self.version = actual
 
     def members(self) -> dict[str, str | int]:
         """`expected_version` and `actual_version`."""
-        return {"expected_version": self.expected, "actual_version": self.actual}
+        return {"expected_version": self.expected, "actual_version": self.version}
 
 
 class IdempotencyMismatch(DomainError):
@@ -179,7 +188,7 @@ class ErasurePending(DomainError):
     name = "erasure-pending"
 
     def __init__(self) -> None:
-        super().__init__("The erasure is recorded and will be finished; something holds the files. Ask again.")
+        super().__init__("The erasure is recorded but not finished: the files are in use. Repeat the request.")
 
 
 class StorageFull(DomainError):
@@ -197,7 +206,7 @@ class RebuildRunning(DomainError):
     name = "rebuild-running"
 
     def __init__(self) -> None:
-        super().__init__("The views are being built anew already.")
+        super().__init__("A rebuild of the views is running already.")
 
 
 class RefusedToStart(ChatledgerError):

@@ -111,7 +111,8 @@ class Forks:
             return
         while messages := await self._readers.run(lambda _views, ledger_db: copies.piece(ledger_db)):
             command = ContinueFork(messages=messages, version=version)
-            await self._writer.submit(begun.envelope(command), size_bytes=sum(map(message_bytes, messages)))
+            copied_bytes = sum(map(message_bytes, messages))
+            await self._writer.submit(begun.envelope(command), size_bytes=0, copied_bytes=copied_bytes)
             version += len(messages)
 
 

@@ -17,6 +17,7 @@ from service.import_input import BOM, UNREADABLE, Input, reason
 from service.intake import MessageInput, accept_messages, accept_traits, check_session_size, may_nest_deeper
 from service.jsontext import check_characters, check_depth, explain_malformed, may_be_deeper
 from service.settings import Settings
+from service.validation import refusal
 
 
 class SessionLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -170,7 +171,8 @@ def parse_line(text: bytes, where: str, settings: Settings, tenant_id: str) -> I
         return Rejected(where, f"{error}{field}", is_foreign=not _is_utf8(text))
     except msgspec.ValidationError as error:
         # Of the line itself, not of a member: it is no object, or one with other members.
-        return Rejected(where, f"{error}.", is_foreign=" - at " not in str(error))
+        refused = refusal(error, SessionLine)
+        return Rejected(where, f"{refused} at {refused.field}", is_foreign=" - at " not in str(error))
     except msgspec.DecodeError as error:
         return Rejected(where, str(explain_malformed(text, error)), is_foreign=True)
     except RecursionError:

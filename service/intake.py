@@ -1,6 +1,7 @@
 """What a client or an import file says, checked and turned into what the ledger keeps."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -9,9 +10,10 @@ from service.clock import format_us, parse_us
 from service.errors import InvalidRequest, TooLarge
 from service.events import Message, MessageFields
 from service.ids import ID_RULE, is_id, new_id
-from service.jsontext import compact, may_be_deeper
+from service.jsontext import compact, explain_malformed, may_be_deeper
 from service.settings import Settings
 from service.state import NO_TRAITS
+from service.validation import refusal
 
 
 class MessageInput(MessageFields, frozen=True, gc=False, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -29,12 +31,14 @@ class _AnyObject(msgspec.Struct):
     pass
 
 
-_check_parts = msgspec.json.Decoder(list[_ContentPart]).decode
-_check_objects = msgspec.json.Decoder(list[_AnyObject]).decode
+_parts = msgspec.json.Decoder(list[_ContentPart])
+_objects = msgspec.json.Decoder(list[_AnyObject])
 
 _ARRAY = ord("[")
 _STRING_OR_NULL = b'"n'
 _NESTED = b"[{"
+OWN_MEMBERS = "session's title, user_id and traits"
+"""What of a session has a limit of its own."""
 MESSAGE_DEPTH = 3
 """Of a message in the list of an object, itself included."""
 
@@ -130,7 +134,7 @@ def check_session_size(settings: Settings, *, title: str | None, user_id: str | 
     """
     size = len(bytes(traits)) + len((title or "").encode()) + len((user_id or "").encode())
     if size > settings.session_bytes_max:
-        raise TooLarge("session's title, user_id and traits", limit_bytes=settings.session_bytes_max)
+        raise TooLarge(OWN_MEMBERS, limit_bytes=settings.session_bytes_max)
 
 
 def accept_object(given: Raw | UnsetType, *, field: str) -> Raw | UnsetType:
@@ -146,7 +150,7 @@ def _accept_id(given: str | None | UnsetType, *, field: str, name: str) -> str:
     if not isinstance(given, str):
         return new_id()
     if not is_id(given):
-        raise InvalidRequest(f"An id is {ID_RULE}.", field=field + name)
+        raise InvalidRequest(f"An id has to be {ID_RULE}.", field=field + name)
     return given
 
 
@@ -164,11 +168,12 @@ def _accept_content(given: MessageInput, *, field: str) -> Raw | UnsetType:
     if content is UNSET:
         if given.role == "assistant" and any(getattr(given, name) is not UNSET for name in _INSTEAD_OF_CONTENT):
             return UNSET
-        raise InvalidRequest("A message has a content: a string, null or an array of parts.", field=f"{field}.content")
+        raise InvalidRequest(
+            "The content is missing: a string, null or an array of content parts.", field=f"{field}.content"
+        )
     first = memoryview(content)[0]
     if first == _ARRAY:
-        expected = "Expected an array of content parts: objects with a `type`"
-        _check(_check_parts, bytes(content), expected, field=f"{field}.content")
+        _check(_parts, content, field=f"{field}.content")
         return compact(content)
     if first not in _STRING_OR_NULL:
         raise InvalidRequest("Expected a string, null or an array of content parts.", field=f"{field}.content")
@@ -178,12 +183,14 @@ def _accept_content(given: MessageInput, *, field: str) -> Raw | UnsetType:
 def _accept_array(given: Raw | UnsetType, *, field: str) -> Raw | UnsetType:
     if given is UNSET or bytes(given) == b"null":
         return given
-    _check(_check_objects, bytes(given), "Expected an array of objects, or null", field=field)
+    _check(_objects, given, field=field)
     return compact(given)
 
 
-def _check(decode: object, text: bytes, expected: str, *, field: str) -> None:
+def _check(decoder: "msgspec.json.Decoder[Any]", text: Raw, *, field: str) -> None:
     try:
-        decode(text)  # type: ignore[operator]  # a bound Decoder.decode
+        decoder.decode(text)
+    except msgspec.ValidationError as error:
+        raise refusal(error, decoder.type, where=field) from None
     except msgspec.DecodeError as error:
-        raise InvalidRequest(f"{expected} ({error}).", field=field) from None
+        raise explain_malformed(bytes(text), error) from None

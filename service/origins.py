@@ -14,6 +14,7 @@ from service.errors import SettingsError
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<host>[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 _OWN_PORT = {"http": 80, "https": 443}
 _PORT_MAX = 65535
+_HOST_CHARACTERS_MAX = 261  # a name of 255 (RFC 1035 section 2.3.4), a colon and five digits
 _HOST = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
@@ -57,7 +58,7 @@ def is_loopback(host: str) -> bool:
 
 def refusal(hosts: list[str], origins: list[str], *, scheme: str, allowed: tuple[str, ...]) -> str | None:
     """Why a request to an open service is refused, by its Host and Origin headers; None if it is not."""
-    if len(hosts) != 1 or not is_loopback(hosts[0]):
+    if len(hosts) != 1 or len(hosts[0]) > _HOST_CHARACTERS_MAX or not is_loopback(hosts[0]):
         return "Without API keys the service answers only to names of this machine itself, such as localhost."
     own = f"{scheme}://{hosts[0].lower()}"
     if any(origin != own and origin not in allowed for origin in origins):

@@ -100,14 +100,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The most bytes that a session's title, user id and traits take together as JSON; beyond it 413."""
     json_depth_max: Annotated[int, Meta(ge=8, le=200)] = 100
     """The deepest nesting of arrays and objects in a request body; beyond it 400."""
+    batch_bytes_max: Positive = 8 * 1024 * 1024
+    """The most bytes that several messages in one request have together; beyond it 413."""
     batch_messages_max: Annotated[int, Meta(ge=1, le=1000)] = 1000
     """The most messages in one request; beyond it 400. The contract's ceiling is 1000."""
     fork_events_max: Positive = 100_000
     """The most events of a session that can be forked; beyond it 400."""
     queue_commands_max: Positive = 2048
     """The most commands that wait for the writer; beyond it 503."""
-    queue_bytes_max: Positive = 256 * 1024 * 1024
-    """The most bytes of request bodies that wait for the writer; beyond it 503."""
+    queue_bytes_max: Positive = 64 * 1024 * 1024
+    """The most bytes that requests take, each three times its body from its first byte to its answer; beyond it 503."""
     group_commands_max: Positive = 512
     """The most commands that one ledger transaction takes."""
     page_bytes_max: Positive = 16 * 1024 * 1024

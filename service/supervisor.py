@@ -22,6 +22,7 @@ from service import database, ledger, metrics
 from service.access import new_local_credential
 from service.app import open_views
 from service.board import Board
+from service.byte_budget import BODY_TIMES
 from service.channel import Ask, Channel, Orders, Ready, Refused, Report, Scrape, Scraped, Stop
 from service.committer import opened
 from service.errors import RefusedToStart, WorkerRefused
@@ -102,7 +103,7 @@ def shared_out(settings: Settings) -> Settings:
         settings,
         connections_max=-(-settings.connections_max // count),
         queue_commands_max=-(-settings.queue_commands_max // count),
-        queue_bytes_max=max(-(-settings.queue_bytes_max // count), settings.body_bytes_max),
+        queue_bytes_max=max(-(-settings.queue_bytes_max // count), BODY_TIMES * settings.body_bytes_max),
         queue_reads_max=-(-settings.queue_reads_max // count),
     )
 

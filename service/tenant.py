@@ -92,7 +92,7 @@ class Tenant:
         if self.user_id is None or given == self.user_id:
             return given
         if given is not None:
-            raise Forbidden("A user's token makes sessions of that user only.")
+            raise Forbidden("A user's token can only create sessions of that user.")
         return self.user_id
 
     def check_owner(self, changed: str | UnsetType | None) -> None:
@@ -102,7 +102,7 @@ class Tenant:
             Forbidden: the caller is one.
         """
         if changed is not UNSET and self.user_id not in {None, changed}:
-            raise Forbidden("A user's token cannot give a session to somebody else.")
+            raise Forbidden("A user's token cannot give a session to another user.")
 
     async def write(
         self,
@@ -110,16 +110,19 @@ class Tenant:
         command: Command,
         *,
         size_bytes: int,
+        copied_bytes: int = 0,
         expected_version: int | None = None,
         idempotency_key: IdempotencyKey | None = None,
     ) -> Written:
         """Hand *command* to the writer and wait until it is durable and readable.
 
+        It comes from a body of *size_bytes*, and *copied_bytes* of it were read from the ledger.
+
         Raises:
             DomainError: it was refused, or the storage failed.
         """
         submission = self._reach.submission(session_id, command, expected_version, idempotency_key)
-        outcome = await self._writer.submit(submission, size_bytes=size_bytes)
+        outcome = await self._writer.submit(submission, size_bytes=size_bytes, copied_bytes=copied_bytes)
         if isinstance(outcome, Committed):
             return Written(outcome.version, outcome.state, outcome.messages)
         return await self._again(outcome.answer)
@@ -333,9 +336,9 @@ class Tenant:
         copies = Copies(plan)
         messages = await self._readers.run(lambda _views, ledger_db: copies.piece(ledger_db))
         command = ForkSession(source=plan.source, created=plan.created, messages=messages, total=plan.total)
-        size_bytes += sum(map(message_bytes, messages))
+        copied_bytes = sum(map(message_bytes, messages))
         submission = self._reach.submission(session_id, command, expected_version, idempotency_key)
-        outcome = await self._writer.submit(submission, size_bytes=size_bytes)
+        outcome = await self._writer.submit(submission, size_bytes=size_bytes, copied_bytes=copied_bytes)
         if not isinstance(outcome, Committed):
             return await self._again(outcome.answer)
         if outcome.state is not None:

@@ -39,9 +39,7 @@ class TenantAudit:
         """
 
         def query(_views: Connection, ledger_db: Connection) -> EventPage:
-            stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
-            if stream is None:
-                raise NotFound("session")
+            stream = self._stream(ledger_db, session_id)
             pending = ledger.pending_erasures(ledger_db)
             records = map(pending.hide, ledger.read_stream(ledger_db, stream, after_version=after, limit=limit + 1))
             shown, more = take(map(_document, records), limit, bytes_max=self._settings.page_bytes_max)
@@ -50,21 +48,35 @@ class TenantAudit:
 
         return await self._readers.run(query)
 
-    async def proof(self, session_id: str, signer: Signer) -> bytes:
-        """The proof bundle of a session, deleted and erased ones included.
+    async def version(self, session_id: str) -> int:
+        """The version of a session's last event, deleted and erased ones included.
+
+        Raises:
+            NotFound: there never was such a session.
+        """
+        return await self._readers.run(
+            lambda _views, ledger_db: ledger.version_of(ledger_db, self._stream(ledger_db, session_id))
+        )
+
+    async def proof(self, session_id: str, signer: Signer) -> tuple[int, bytes]:
+        """A session's version and its proof bundle, deleted and erased ones included.
 
         Raises:
             NotFound: there never was such a session.
             TooLarge: it has more events, or more bytes of them, than go into one bundle.
         """
 
-        def query(_views: Connection, ledger_db: Connection) -> bytes:
-            stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
-            if stream is None:
-                raise NotFound("session")
-            return bundle.make(ledger_db, self._bundled(ledger_db, stream), signer)
+        def query(_views: Connection, ledger_db: Connection) -> tuple[int, bytes]:
+            records = self._bundled(ledger_db, self._stream(ledger_db, session_id))
+            return records[-1].event.version, bundle.make(ledger_db, records, signer)
 
         return await self._readers.run(query)
+
+    def _stream(self, ledger_db: Connection, session_id: str) -> int:
+        stream = ledger.find_stream(ledger_db, self.tenant_id, session_id)
+        if stream is None:
+            raise NotFound("session")
+        return stream
 
     def _bundled(self, ledger_db: Connection, stream: int) -> list[Record]:
         settings, size_bytes = self._settings, 0

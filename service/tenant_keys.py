@@ -17,6 +17,7 @@ from service.ids import ID_RULE, is_id
 from service.keys import Key, digest_of, id_of, new_text
 from service.readers import Readers
 from service.settings import Settings
+from service.validation import expected_one_of
 from service.writer import Writer
 
 NAME_CHARACTERS_MAX = 200
@@ -40,21 +41,21 @@ def key_created(text: str, given: NewKey) -> KeyCreated:
     """
     tenant_id, scopes, name = given.tenant_id, given.scopes, given.name
     if given.operator == (tenant_id is not None):
-        raise InvalidRequest("A key is a tenant's or an operator's.", field="$.operator")
+        raise InvalidRequest("A key belongs either to a tenant or to an operator.", field="$.operator")
     allowed = () if tenant_id is None else TENANT_SCOPES
     if tenant_id is not None and not is_id(tenant_id):
-        raise InvalidRequest(f"A tenant is {ID_RULE}.", field="$.tenant_id")
+        raise InvalidRequest(f"A tenant id has to be {ID_RULE}.", field="$.tenant_id")
     if tenant_id is not None and not scopes:
-        raise InvalidRequest(f"Expected at least one scope of {', '.join(allowed)}.", field="$.scopes")
+        raise InvalidRequest(f"scopes: expected at least one of {', '.join(allowed)}.", field="$.scopes")
     if scopes and not allowed:
-        raise InvalidRequest("An operator's key has no scopes.", field="$.scopes")
+        raise InvalidRequest("scopes: an operator's key has none.", field="$.scopes")
     for scope in scopes:
         if scope not in allowed:
-            raise InvalidRequest(f"{scope!r:.50} is none of the scopes {', '.join(allowed)}.", field="$.scopes")
+            raise InvalidRequest(f"scopes: {expected_one_of(allowed, scope)}", field="$.scopes")
     if name is not None and (not 1 <= len(name) <= NAME_CHARACTERS_MAX or not name.isprintable()):
         raise InvalidRequest(f"Expected 1 to {NAME_CHARACTERS_MAX} printable characters.", field="$.name")
     if given.expires_at_us is not None and given.expires_at_us <= now_us():
-        raise InvalidRequest("Expected a time to come.", field="$.expires_at")
+        raise InvalidRequest("Must be in the future.", field="$.expires_at")
     return KeyCreated(
         key_id=id_of(text),
         sha256=digest_of(text).hex(),
@@ -89,7 +90,7 @@ class TenantKeys:
         """
         tenant_id = given.tenant_id if given.tenant_id is not None or given.operator else self.tenant_id
         if self.tenant_id is not None and tenant_id != self.tenant_id:
-            raise Forbidden("Only an operator makes keys for other tenants, or for operators.")
+            raise Forbidden("Only an operator can create keys for other tenants or for operators.")
         text = new_text()
         created = key_created(text, msgspec.structs.replace(given, tenant_id=tenant_id))
         outcome = await self._submit(CreateKey(created, self._settings.keys_max), size_bytes, idempotency_key)
@@ -116,7 +117,7 @@ class TenantKeys:
         return await self._readers.run(lambda _views, ledger_db: key_uses.read(ledger_db, key_ids))
 
     async def revoke(self, key_id: str) -> None:
-        """Make a key good for nothing, at once; one that is revoked already stays so.
+        """Revoke a key, with immediate effect; one that is revoked already stays so.
 
         Raises:
             NotFound: the caller has no such key.

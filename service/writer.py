@@ -13,6 +13,7 @@ from typing import TypeAlias
 import structlog
 
 from service import database, ledger
+from service.byte_budget import BODY_TIMES, ByteBudget
 from service.checkpointer import Checkpointer
 from service.commands import EraseSession
 from service.committer import Committer
@@ -85,7 +86,8 @@ class Writer:
         self._behind = False
         # Both are touched by the loop's thread only.
         self._waiting_commands = 0
-        self._waiting_bytes = 0
+        self.budget = ByteBudget(settings.queue_bytes_max)
+        """What requests take in memory from their first byte until their answer."""
 
     def start(self) -> None:
         """Start the thread. Call it from the event loop that requests come from."""
@@ -134,28 +136,33 @@ class Writer:
         """The pages of a write-ahead log that cannot begin anew because somebody reads it; 0 as a rule."""
         return self._checkpointer.held_pages
 
-    async def submit(self, submission: Submission, *, size_bytes: int) -> Committed | Replayed:
+    async def submit(self, submission: Submission, *, size_bytes: int, copied_bytes: int = 0) -> Committed | Replayed:
         """Wait for *submission* to be durable and readable. Cancelling the wait does not cancel the write.
+
+        It comes from a body of *size_bytes*, which its request holds in the budget; *copied_bytes* that were read from
+        the ledger come on top, at most half of the budget, so that there is room for the longest copy.
 
         Raises:
             DomainError: it was refused, the queue is full, or the storage failed.
         """
-        settings = self._settings
         if self._closing or self._loop is None:
             raise Overloaded("The service is stopping.")
-        if (
-            self._waiting_commands >= settings.queue_commands_max
-            or self._waiting_bytes + size_bytes > settings.queue_bytes_max
-        ):
+        if self._waiting_commands >= self._settings.queue_commands_max:
             raise Overloaded("The queue of writes is full.")
+        copied_bytes = min(copied_bytes, self.budget.bytes_max // 2)
+        self.budget.hold(copied_bytes, own_bytes=BODY_TIMES * size_bytes)
         future: asyncio.Future[Committed | Replayed] = self._loop.create_future()
         events = events_of(submission.command)
-        self._queue.put(Waiting(submission, size_bytes, time.perf_counter(), future, events))
+        self._queue.put(Waiting(submission, size_bytes + copied_bytes, time.perf_counter(), future, events))
         self._waiting_commands += 1
-        self._waiting_bytes += size_bytes
         if self._gone:  # it may have looked into the queue before
             self._refuse_the_rest()
-        return await future
+        try:
+            return await future
+        finally:
+            if future.cancelled():  # the request is over and gives its bytes back; the command is still in memory
+                self.budget.keep(size_bytes + copied_bytes)
+            self.budget.release(copied_bytes)
 
     async def erased(self) -> None:
         """Wait until all erasures that are recorded are finished: nothing is left in the ledger, its logs, or any read.
@@ -360,7 +367,8 @@ class Writer:
         def deliver() -> None:
             for waiting, outcome in pairs:
                 self._waiting_commands -= 1
-                self._waiting_bytes -= waiting.size_bytes
+                if waiting.future.done():  # its request was cancelled; the write stands
+                    self.budget.release(waiting.size_bytes)
                 settle(waiting.future, outcome, otherwise=OutcomeUnknown())
 
         call_in_loop(self._loop, deliver)

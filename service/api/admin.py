@@ -32,12 +32,13 @@ class ProjectionsState(msgspec.Struct, frozen=True):
 @get(
     "/v1/admin/projections",
     operation_id="showProjections",
+    summary="Show the projections",
     operation_class=openapi.SHOW_PROJECTIONS,
     access=Scope.OPERATOR,
     tags=("Administration",),
 )
 async def show_projections(request: Call) -> Answer:
-    """Read how far each projection has come, and a rebuild that is under way."""
+    """Show which position each projection has reached, and the progress of a running rebuild."""
     request.refuse_unknown_query()
     return Answer(await _state(request))
 
@@ -45,12 +46,13 @@ async def show_projections(request: Call) -> Answer:
 @post(
     "/v1/admin/projections/rebuild",
     operation_id="rebuildProjections",
+    summary="Start a rebuild",
     operation_class=openapi.REBUILD_PROJECTIONS,
     access=Scope.OPERATOR,
     tags=("Administration",),
 )
 async def rebuild_projections(request: Call) -> Answer:
-    """Build the views anew beside the live ones, which they replace once they are whole."""
+    """Start rebuilding the views from the ledger. The live views are used until the new ones are complete."""
     request.refuse_unknown_query()
     request.services.writer.rebuild()
     return Answer(await _state(request), status=202)
@@ -59,13 +61,14 @@ async def rebuild_projections(request: Call) -> Answer:
 @delete(
     "/v1/admin/projections/rebuild",
     operation_id="cancelRebuild",
+    summary="Cancel a rebuild",
     status_code=200,  # Litestar takes no 204 from a handler that returns a value; the answer has its own
     operation_class=openapi.CANCEL_REBUILD,
     access=Scope.OPERATOR,
     tags=("Administration",),
 )
 async def cancel_rebuild(request: Call) -> Answer:
-    """Stop a rebuild that is under way, if there is one; the live views stay as they are."""
+    """Cancel the running rebuild, if there is one. The live views do not change."""
     request.refuse_unknown_query()
     await in_thread(request.services.writer.rebuilder.cancel)
     return Answer(b"", status=204)

@@ -24,12 +24,18 @@ EventType = Literal[
     "key.created",
     "key.revoked",
 ]
-Place = Annotated[int, QueryParameter(ge=0, le=2**53, description="Only events behind this one.")]
+Place = Annotated[
+    int,
+    QueryParameter(
+        ge=0, le=2**53, description="Return only events after this version of the session, or position of the ledger."
+    ),
+]
 
 
 @get(
     "/v1/sessions/{session_id:str}/events",
     operation_id="listSessionEvents",
+    summary="List the events of a session",
     operation_class=openapi.LIST_SESSION_EVENTS,
     access=Scope.AUDIT,
     tags=("Audit",),
@@ -37,7 +43,7 @@ Place = Annotated[int, QueryParameter(ge=0, le=2**53, description="Only events b
 async def list_session_events(
     request: Call, session_id: FromPath[str], after: Place = 0, limit: Limit = 50, cursor: Cursor = None
 ) -> Answer:
-    """Read a session's full history, also once it is deleted."""
+    """List a session's full history, also after it was deleted."""
     request.refuse_unknown_query("after", "limit", "cursor")
     tenant = request.audit()
     bound_to = ("session-events", tenant.tenant_id, session_id)
@@ -50,6 +56,7 @@ async def list_session_events(
 @get(
     "/v1/events",
     operation_id="listEvents",
+    summary="List the events of the tenant",
     operation_class=openapi.LIST_EVENTS,
     access=Scope.AUDIT,
     tags=("Audit",),
@@ -58,10 +65,10 @@ async def list_events(
     request: Call,
     after: Place = 0,
     limit: Limit = 50,
-    type: Annotated[EventType | None, QueryParameter(description="Only this type.")] = None,  # noqa: A002
+    type: Annotated[EventType | None, QueryParameter(description="Return only events of this type.")] = None,  # noqa: A002
     cursor: Cursor = None,
 ) -> Answer:
-    """Read the tenant's events in ledger order."""
+    """List the tenant's events in ledger order."""
     request.refuse_unknown_query("after", "limit", "type", "cursor")
     tenant = request.audit()
     bound_to = ("events", tenant.tenant_id, type)
@@ -73,7 +80,7 @@ def _start(request: Call, after: int, cursor: str | None, bound_to: tuple[str | 
     if cursor is None:
         return after
     if after:
-        raise InvalidRequest("Either after or cursor, not both.", field="cursor")
+        raise InvalidRequest("after and cursor cannot be given together.", field="cursor")
     return request.services.cursors.read(cursor, *bound_to)
 
 

@@ -14,6 +14,7 @@ from litestar.routes import HTTPRoute
 
 from service import key_uses
 from service.access import LOCAL, OPEN, PUBLIC, Caller, check, new_local_credential
+from service.api.bodies import LENGTH_DIGITS_MAX
 from service.clock import now_us
 from service.errors import Overloaded, Unauthenticated
 from service.keys import PREFIX
@@ -65,6 +66,7 @@ class Doors:
             self.limits = SharedLimits(settings, shared.board, shared.local_credential)
             self._uses_written_every_us = SHARED_USES_WRITTEN_EVERY_US
         self._tokens = TokenVerifier(settings) if settings.jwks else None
+        self._body_bytes_max = settings.body_bytes_max
         self._writer = writer
         self._unwritten: dict[str, int] = {}
         self._write_at_us = 0
@@ -102,8 +104,10 @@ class Doors:
     def _limit(self, request: Showing, caller: Caller, state: Any) -> None:
         if self.limits.are_off:
             return
-        size = request.header(b"content-length")
-        size_bytes = int(size) if size is not None and size.isdecimal() else 0
+        size = request.header(b"content-length") or ""
+        size_bytes = int(size) if size.isdecimal() and len(size) <= LENGTH_DIGITS_MAX else 0
+        if size_bytes > self._body_bytes_max:
+            size_bytes = 0  # refused, and not stored; what is only declared must not use up a tenant's day
         state["allowance"] = self.limits.admit(caller, size_bytes=size_bytes, now_s=time.monotonic())
 
     async def _caller(self, request: Showing) -> Caller:
@@ -114,7 +118,7 @@ class Doors:
             raise Unauthenticated("This needs a credential: Authorization: Bearer <key or token>.")
         scheme, _, text = given.partition(" ")
         if scheme.lower() != "bearer":
-            raise Unauthenticated("The credential has to be of the scheme Bearer.")
+            raise Unauthenticated("The authentication scheme has to be Bearer.")
         text = text.strip(" ")
         if text.startswith(PREFIX):
             time_us = now_us()

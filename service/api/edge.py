@@ -9,6 +9,7 @@ import structlog
 from litestar import Litestar
 
 from service import origins
+from service.api.bodies import READ
 from service.api.problems import problem
 from service.api.state import Services
 from service.ids import is_request_id, new_request_id
@@ -70,8 +71,9 @@ class EdgedLitestar(Litestar):
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         started_s = time.perf_counter()
-        request_id = _request_id(scope["headers"])
-        scope.setdefault("state", {})["request_id"] = request_id
+        request_id, has_body = _look_at(scope["headers"])
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         method = scope["method"]
         head, options = method == "HEAD", method == "OPTIONS"
         if head:
@@ -98,12 +100,17 @@ class EdgedLitestar(Litestar):
             await send(message)
 
         refusal = self._refusal(scope) if self.open_to_all is not None and self.open_to_all() else None
-        if refusal is None:
-            await super().__call__(scope, receive, send_edged)
-        else:
-            scope["state"]["problem"] = "forbidden"
-            await problem("forbidden", refusal, request_id=request_id)(scope, receive, send_edged)
+        try:
+            if refusal is None:
+                await super().__call__(scope, receive, send_edged)
+            else:
+                state["problem"] = "forbidden"
+                await problem("forbidden", refusal, request_id=request_id)(scope, receive, send_edged)
+        finally:
+            self.services.bodies.release(state)
         self._record(scope, method, status, time.perf_counter() - started_s)
+        if has_body and READ not in state:
+            await self.services.bodies.drop(state, receive)
 
     def _complete(
         self, scope: Any, given: "Iterable[tuple[bytes, bytes]]", request_id: str
@@ -161,11 +168,14 @@ class EdgedLitestar(Litestar):
             )
 
 
-def _request_id(headers: Any) -> str:
+def _look_at(headers: Any) -> tuple[str, bool]:
+    """The request's id, the client's if it is one, and whether a body follows."""
+    given, has_body = None, False
     for name, value in headers:
         if name == _REQUEST_ID:
-            given = value.decode("latin-1")
-            if is_request_id(given):
-                return str(given)
-            break
-    return new_request_id()
+            given = value.decode("latin-1") if given is None else given
+        elif name == b"content-length":
+            has_body = has_body or value != b"0"
+        elif name == b"transfer-encoding":
+            has_body = True
+    return given if given is not None and is_request_id(given) else new_request_id(), has_body

@@ -49,13 +49,14 @@ _erase = msgspec.json.Decoder(EraseInput)
 @post(
     "/v1/sessions/{session_id:str}/erase",
     operation_id="eraseSession",
+    summary="Erase a session",
     operation_class=openapi.ERASE_SESSION,
     access=Scope.ERASE,
     status_code=200,
     tags=("Audit",),
 )
 async def erase_session(request: Call, session_id: FromPath[str]) -> Answer:
-    """Erase a session for good, also a deleted one; its events stay without their content."""
+    """Remove the content of a session permanently, also of a deleted one. Its events stay, without their content."""
     request.refuse_unknown_query()
     tenant, body = request.tenant(), await request.json_body()
     key, expected = request.idempotency_key(body), request.if_match()
@@ -74,12 +75,13 @@ async def erase_session(request: Call, session_id: FromPath[str]) -> Answer:
 @get(
     "/v1/sessions/{session_id:str}/erasure",
     operation_id="getErasure",
+    summary="Get an erasure",
     operation_class=openapi.GET_ERASURE,
     access=Scope.ERASE,
     tags=("Audit",),
 )
 async def show_erasure(request: Call, session_id: FromPath[str]) -> Answer:
-    """Read when, why and by whom a session was erased, and whether no file can have a copy any more."""
+    """Get when, why and by whom a session was erased, and whether copies of its content may still be in a file."""
     request.refuse_unknown_query()
     found = await request.tenant().erasure(session_id)
     document = ErasureDocument(

@@ -8,7 +8,7 @@ from litestar.params import FromPath
 
 from service.access import Scope
 from service.api import openapi
-from service.api.answer import Answer
+from service.api.answer import Answer, not_modified
 from service.api.call import Call
 from service.errors import NotFound
 from service.tree import TILE_HASHES
@@ -35,41 +35,63 @@ class LedgerHead(msgspec.Struct, frozen=True):
 @get(
     "/v1/sessions/{session_id:str}/proof",
     operation_id="getSessionProof",
+    summary="Get the proof bundle of a session",
     operation_class=openapi.GET_SESSION_PROOF,
     access=Scope.AUDIT,
     tags=("Audit",),
 )
 async def show_proof(request: Call, session_id: FromPath[str]) -> Answer:
-    """Read a session's proof bundle, also once it is deleted or erased."""
+    """Get a session's events with inclusion proofs and a signed tree head, also after it was deleted or erased."""
     request.refuse_unknown_query()
-    return Answer(await request.audit().proof(session_id, request.services.log.signer))
+    audit = request.audit()
+    if request.has_condition() and request.has_version(now := await audit.version(session_id)):
+        return not_modified(now)
+    version, bundle = await audit.proof(session_id, request.services.log.signer)
+    return Answer(bundle, version=version)
 
 
 @get(
     "/v1/ledger/head",
     operation_id="getLedgerHead",
+    summary="Get the head of the ledger",
     operation_class=openapi.GET_LEDGER_HEAD,
     access=Scope.AUDIT,
     tags=("Audit",),
 )
 async def show_head(request: Call) -> Answer:
-    """Read the ledger's size, root and signed checkpoint."""
+    """Get the ledger's size, root hash, signed checkpoint and public key."""
     request.refuse_unknown_query()
     log = request.services.log
     size, root, checkpoint = await log.head()
     return Answer(msgspec.json.encode(LedgerHead(log.ledger_id, size, root.hex(), checkpoint, log.public_key)))
 
 
-@get("/tlog/checkpoint", access=Scope.OPERATOR, include_in_schema=False)
+@get(
+    "/tlog/checkpoint",
+    operation_id="getCheckpoint",
+    summary="Get the signed checkpoint",
+    operation_class=openapi.GET_CHECKPOINT,
+    access=Scope.OPERATOR,
+    tags=("Transparency log",),
+)
 async def show_checkpoint(request: Call) -> Answer:
-    """The signed head alone."""
+    """Get the signed tree head alone, as a C2SP tlog-checkpoint."""
+    request.refuse_unknown_query()
     _, _, checkpoint = await request.services.log.head()
     return Answer(checkpoint.encode(), content_type=_TEXT)
 
 
-@get("/tlog/tile/{level:str}/{place:path}", access=Scope.OPERATOR, include_in_schema=False)
+@get(
+    "/tlog/tile/{level:str}/{place:path}",
+    operation_id="getTile",
+    summary="Get a tile of the log",
+    operation_class=openapi.GET_TILE,
+    access=Scope.OPERATOR,
+    tags=("Transparency log",),
+)
 async def show_tile(request: Call, level: FromPath[str], place: FromPath[str]) -> Answer:
-    """A tile of hashes, or of entries: whole ones never change."""
+    """Get a tile of the tree's hashes, or of the log's entries, as in C2SP tlog-tiles. Complete tiles never change."""
+    request.refuse_unknown_query()
     number, width = _place(place)
     log = request.services.log
     if level == "entries":

@@ -18,15 +18,29 @@ LOOKS = 5
 LOOK_PAUSE_S = 0.01
 
 
-@get("/health/live", operation_id="live", operation_class=openapi.LIVE, access=PUBLIC, tags=("Operation",))
+@get(
+    "/health/live",
+    operation_id="live",
+    summary="Check liveness",
+    operation_class=openapi.LIVE,
+    access=PUBLIC,
+    tags=("Operation",),
+)
 async def live(request: Call) -> Answer:  # noqa: ARG001
-    """Whether the process answers."""
+    """Report that the process responds."""
     return Answer(b'{"status":"ok"}')
 
 
-@get("/health/ready", operation_id="ready", operation_class=openapi.READY, access=PUBLIC, tags=("Operation",))
+@get(
+    "/health/ready",
+    operation_id="ready",
+    summary="Check readiness",
+    operation_class=openapi.READY,
+    access=PUBLIC,
+    tags=("Operation",),
+)
 async def ready(request: Call) -> Answer:
-    """Whether the writer lives, the views have caught up, and a row can be read."""
+    """Report whether the writer runs, the views have caught up with the ledger, and a row can be read."""
     services = request.services
     checks = {"writer": "ok" if services.writer.alive else "stopped"}
     try:
@@ -59,7 +73,14 @@ async def _lag(services: Services) -> int:
     return max(0, head - reached)
 
 
-@get("/metrics", operation_id="metrics", operation_class=openapi.METRICS, access=Scope.OPERATOR, tags=("Operation",))
+@get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Get the metrics",
+    operation_class=openapi.METRICS,
+    access=Scope.OPERATOR,
+    tags=("Operation",),
+)
 async def show_metrics(request: Call) -> Answer:
-    """Counters and gauges in the Prometheus text format."""
+    """Get counters and gauges in the Prometheus text format."""
     return Answer(await request.services.scrape(), content_type=metrics.CONTENT_TYPE)

@@ -47,9 +47,9 @@ class KeysController(Controller):
     path = "/v1/admin/keys"
     tags = ("Administration",)
 
-    @post(operation_id="createKey", operation_class=openapi.CREATE_KEY, access=Scope.ADMIN)
+    @post(operation_id="createKey", summary="Create an API key", operation_class=openapi.CREATE_KEY, access=Scope.ADMIN)
     async def create(self, request: Call) -> Answer:
-        """Make an API key, whose text is in this answer and nowhere else."""
+        """Create an API key. Its text is returned in this response only."""
         request.refuse_unknown_query()
         body = await request.json_body()
         given = decode(_key, body)
@@ -67,9 +67,9 @@ class KeysController(Controller):
         headers = [(b"idempotency-replayed", b"true")] if text is None else []
         return Answer(msgspec.json.encode(_document(request, key, text)), status=201, headers=headers)
 
-    @get(operation_id="listKeys", operation_class=openapi.LIST_KEYS, access=Scope.ADMIN)
+    @get(operation_id="listKeys", summary="List API keys", operation_class=openapi.LIST_KEYS, access=Scope.ADMIN)
     async def page(self, request: Call, limit: Limit = 50, cursor: Cursor = None) -> Answer:
-        """List the keys, revoked ones too, in the order of their creation."""
+        """List API keys in the order of their creation, including revoked ones."""
         request.refuse_unknown_query("limit", "cursor")
         keys, cursors = request.keys(), request.services.cursors
         bound_to = ("keys", keys.tenant_id)
@@ -85,12 +85,13 @@ class KeysController(Controller):
     @delete(
         "/{key_id:str}",
         operation_id="revokeKey",
+        summary="Revoke an API key",
         status_code=200,  # Litestar takes no 204 from a handler that returns a value; the answer has its own
         operation_class=openapi.REVOKE_KEY,
         access=Scope.ADMIN,
     )
     async def revoke(self, request: Call, key_id: FromPath[str]) -> Answer:
-        """Make a key good for nothing, at once and for good."""
+        """Revoke an API key, permanently and with immediate effect."""
         request.refuse_unknown_query()
         await request.keys().revoke(key_id)
         return Answer(b"", status=204)

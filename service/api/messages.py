@@ -11,7 +11,7 @@ from service.access import Scope
 from service.api import openapi
 from service.api.answer import Answer, not_modified
 from service.api.call import Call, check_message_size, decode
-from service.api.sessions import MESSAGES_MAX, read_messages
+from service.api.sessions import MESSAGES_MAX, check_batch
 from service.commands import AppendMessages, RemoveMessage
 from service.documents import join
 from service.errors import InvalidRequest
@@ -27,16 +27,11 @@ class _OneOrMany(msgspec.Struct, frozen=True):
 class BatchInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Many messages in the body of `POST …/messages`."""
 
-    messages: list[Raw]
-
-
-class _WholeBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     messages: list[MessageInput]
 
 
 _one_or_many = msgspec.json.Decoder(_OneOrMany)
 _batch = msgspec.json.Decoder(BatchInput)
-_whole_batch = msgspec.json.Decoder(_WholeBatch)
 _message = msgspec.json.Decoder(MessageInput)
 
 Seq = Annotated[int | None, QueryParameter(ge=0, le=2**53, description="A message's `seq`, exclusive.")]
@@ -48,9 +43,14 @@ class MessagesController(Controller):
     path = "/v1/sessions/{session_id:str}/messages"
     tags = ("Messages",)
 
-    @post(operation_id="appendMessages", operation_class=openapi.APPEND_MESSAGES, access=Scope.WRITE)
+    @post(
+        operation_id="appendMessages",
+        summary="Append messages",
+        operation_class=openapi.APPEND_MESSAGES,
+        access=Scope.WRITE,
+    )
     async def append(self, request: Call, session_id: FromPath[str]) -> Answer:
-        """Append one message, or up to 1000 of which all or none are added."""
+        """Append one message, or a batch of up to 1000 messages, all or none of which are added."""
         request.refuse_unknown_query()
         tenant, body = request.tenant(), await request.json_text()
         command = _read(body, request.settings)
@@ -66,17 +66,21 @@ class MessagesController(Controller):
         headers = [(b"idempotency-replayed", b"true")] if written.replayed else []
         return Answer(answer, status=201, version=written.version, headers=headers)
 
-    @get(operation_id="listMessages", operation_class=openapi.LIST_MESSAGES, access=Scope.READ)
+    @get(operation_id="listMessages", summary="List messages", operation_class=openapi.LIST_MESSAGES, access=Scope.READ)
     async def page(
         self,
         request: Call,
         session_id: FromPath[str],
         after: Seq = None,
         before: Seq = None,
-        limit: Annotated[int, QueryParameter(ge=1, le=MESSAGES_MAX, description="How many to answer at most.")] = 100,
-        order: Annotated[Literal["asc", "desc"], QueryParameter(description="Oldest or newest first.")] = "asc",
+        limit: Annotated[
+            int, QueryParameter(ge=1, le=MESSAGES_MAX, description="The maximum number of items to return.")
+        ] = 100,
+        order: Annotated[
+            Literal["asc", "desc"], QueryParameter(description="Whether the oldest or the newest message comes first.")
+        ] = "asc",
     ) -> Answer:
-        """Page through a session's messages."""
+        """Page through a session's messages in order of `seq`."""
         request.refuse_unknown_query("after", "before", "limit", "order")
         tenant = request.tenant()
         if request.has_condition() and request.has_version(version := await tenant.version(session_id)):
@@ -87,9 +91,15 @@ class MessagesController(Controller):
         more = b"true" if found.more else b"false"
         return Answer(b'{"data":[%b],"has_more":%b}' % (found.documents, more), version=found.version)
 
-    @get("/{message_id:str}", operation_id="getMessage", operation_class=openapi.GET_MESSAGE, access=Scope.READ)
+    @get(
+        "/{message_id:str}",
+        operation_id="getMessage",
+        summary="Get a message",
+        operation_class=openapi.GET_MESSAGE,
+        access=Scope.READ,
+    )
     async def read(self, request: Call, session_id: FromPath[str], message_id: FromPath[str]) -> Answer:
-        """Read one message."""
+        """Get one message of a session."""
         request.refuse_unknown_query()
         version, document = await request.tenant().message(session_id, message_id)
         if request.has_version(version):
@@ -99,12 +109,13 @@ class MessagesController(Controller):
     @delete(
         "/{message_id:str}",
         operation_id="removeMessage",
+        summary="Remove a message",
         status_code=200,
         operation_class=openapi.REMOVE_MESSAGE,
         access=Scope.WRITE,
     )
     async def remove(self, request: Call, session_id: FromPath[str], message_id: FromPath[str]) -> Answer:
-        """Take a message out of readers' sight; the numbers of the others do not move."""
+        """Hide a message from readers. The `seq` of the other messages does not change."""
         request.refuse_unknown_query()
         written = await request.tenant().write(
             session_id, RemoveMessage(message_id), size_bytes=0, expected_version=request.if_match()
@@ -122,7 +133,6 @@ def _read(body: bytes, settings: Settings) -> AppendMessages:
     whole = _decode_whole(body, settings) if may_be_batch else None
     if whole is not None:
         return _accept_many(whole)
-    check_depth(body, depth_max=settings.json_depth_max)
     many = may_be_batch and decode(_one_or_many, body).messages is not UNSET
     return _read_many(body, settings) if many else _read_one(body, settings)
 
@@ -132,10 +142,10 @@ def _decode_whole(body: bytes, settings: Settings) -> list[MessageInput] | None:
 
     Whatever is wrong with a body, and where, is said by the way that takes it apart.
     """
-    if len(body) > settings.message_bytes_max:
+    if len(body) > min(settings.message_bytes_max, settings.batch_bytes_max):
         return None
     try:
-        given = _whole_batch.decode(body).messages
+        given = _batch.decode(body).messages
     except (msgspec.DecodeError, RecursionError):
         return None
     if not 0 < len(given) <= settings.batch_messages_max or may_nest_deeper(given, settings.json_depth_max):
@@ -144,16 +154,19 @@ def _decode_whole(body: bytes, settings: Settings) -> list[MessageInput] | None:
 
 
 def _read_one(body: bytes, settings: Settings) -> AppendMessages:
-    check_message_size(body, settings)
+    check_message_size(len(body), settings)
+    check_depth(body, depth_max=settings.json_depth_max)
     given = decode(_message, body)
     return AppendMessages((accept_message(given, field="$"),), named_ids([given]), single=True)
 
 
 def _read_many(body: bytes, settings: Settings) -> AppendMessages:
-    texts = decode(_batch, body).messages
-    if not texts:
+    given = decode(_batch, body).messages
+    if not given:
         raise InvalidRequest("Expected at least one message.", field="$.messages")
-    return _accept_many(read_messages(texts, settings))
+    check_batch(given, body, settings)
+    check_depth(body, depth_max=settings.json_depth_max)
+    return _accept_many(given)
 
 
 def _accept_many(given: list[MessageInput]) -> AppendMessages:

@@ -24,11 +24,23 @@ from service.api.problems import STATUS
 from service.api.schemas import CURSOR, HEADER, ID, TEXT, JsonSchema, ref
 from service.ids import IDEMPOTENCY_KEY_PATTERN
 
+DESCRIPTION = """\
+chatledger is the system of record for chat: sessions and messages, kept as an append-only, verifiable log of events.
+
+- Send `Authorization: Bearer <API key or user token>`. None is needed while there are neither keys nor user tokens.
+- Answers about a session have its version as `ETag`; send it as `If-Match` to change only what you have seen.
+- Send an `Idempotency-Key` with a POST to repeat it safely.
+- Errors are problem documents (RFC 9457) with a stable `type`.
+
+The whole contract is the page `docs/http-api.md` of chatledger's documentation; operating the service is in
+`docs/operations.md`, proofs in `docs/ledger-format.md`.
+"""
+
 _REQUEST_HEADERS = {
-    "X-Tenant-Id": (ID, "The tenant, while the service is open. Default: `default`."),
+    "X-Tenant-Id": (ID, "The tenant, where the credential has none. Default: `default`."),
     "X-Request-Id": (
         HEADER,  # any other is no fault of the request
-        "Taken over if it is 1 to 128 visible ASCII characters; else the service makes one.",
+        "Used if it is 1 to 128 visible ASCII characters; else the service makes one.",
     ),
     "If-Match": (
         {"type": "string", "pattern": r'^(\*|"(0|[1-9][0-9]{0,17})")$', "examples": ['"3"', "*"]},
@@ -52,6 +64,23 @@ _QUERY_PARAMETERS: dict[str, JsonSchema] = {
 }
 
 
+_PATH_PARAMETERS: dict[str, JsonSchema] = {
+    "level": {
+        "type": "string",
+        "pattern": "^(entries|[0-9]|[1-5][0-9]|6[0-3])$",
+        "description": "The level of hashes, 0 to 63, or `entries`.",
+        "examples": ["0"],
+    },
+    "place": {
+        "type": "string",
+        "pattern": "^(x[0-9]{3}/){0,4}[0-9]{3}([.]p/[1-9][0-9]{0,2})?$",
+        "description": "The number of the tile in groups of three digits, as in `x001/234`, and the width of a partial "
+        "one, as in `000.p/17`. Its slashes are not percent-encoded.",
+        "examples": ["000"],
+    },
+}
+
+
 def _header(schema: JsonSchema, description: str = "", *, required: bool = True) -> OpenAPIHeader:
     # A JSON Schema as it is, here and below.
     return OpenAPIHeader(schema=schema, description=description or None, required=required)  # type: ignore[arg-type]
@@ -59,10 +88,16 @@ def _header(schema: JsonSchema, description: str = "", *, required: bool = True)
 
 _ANY_ANSWER = {"X-Request-Id": _header(HEADER)}
 _ETAG = _header({"type": "string", "pattern": '^"[0-9]+"$'}, "The session's version.")
-_LOCATION = _header({"type": "string", "format": "uri-reference"}, "The path of what was made.")
-_REPLAYED = _header({"const": "true"}, "The answer to the first request with this Idempotency-Key.", required=False)
+_ETAG_IF_KNOWN = _header({"type": "string", "pattern": '^"[0-9]+"$'}, "The session's version.", required=False)
+_LOCATION = _header({"type": "string", "format": "uri-reference"}, "The path of the new session.")
+_REPLAYED = _header(
+    {"const": "true"},
+    "Present where this is the response to the first request with this Idempotency-Key.",
+    required=False,
+)
 _RETRY_AFTER = _header({"type": "string", "pattern": "^[0-9]+$"}, "Seconds.")
 _ALWAYS_RETRY_AFTER = frozenset({429, 503, 507})
+_WITH_VERSION = frozenset({"version-conflict", "message-exists"})
 _ANY_FAULT = ("internal-error", "overloaded")
 _CALLER_FAULTS = ("unauthenticated", "forbidden", "rate-limited")
 _WRITE_FAULTS = ("outcome-unknown", "storage-full")
@@ -77,7 +112,6 @@ class Described(Operation):
     def __post_init__(self) -> None:
         """Fill in what the handler's signature does not say."""
         described = self.described
-        self.summary = (self.description or "").partition(".")[0].partition(",")[0]
         self.responses = _responses(described, self.operation_id)
         self.request_body = _request_body(described["body"], required=described["body_required"])
         headers = [_header_parameter(name) for name in ("X-Request-Id", *described["headers"])]
@@ -90,7 +124,7 @@ class Described(Operation):
 def _parameter_schema(parameter: ParameterSpec) -> JsonSchema:
     """What may stand in the URL: a value that is left out is no null there."""
     if parameter.param_in == "path":
-        return ID
+        return _PATH_PARAMETERS.get(parameter.name, ID)
     if not isinstance(parameter.schema, Schema):
         raise TypeError(f"the parameter {parameter.name} has no schema")
     schema: JsonSchema = parameter.schema.to_schema()
@@ -115,7 +149,7 @@ def _responses(described: dict[str, Any], operation_id: str | None) -> dict[str,
         if "Idempotency-Key" in described["headers"]:
             own["Idempotency-Replayed"] = _REPLAYED
         responses[str(status)] = OpenAPIResponse(
-            description=_DESCRIPTIONS.get(status, "The answer."),
+            description=_DESCRIPTIONS[status],
             headers=own,  # type: ignore[arg-type]
             content=_content(schema),
             links=links_of(operation_id, status),  # type: ignore[arg-type]
@@ -128,7 +162,7 @@ def _responses(described: dict[str, Any], operation_id: str | None) -> dict[str,
             continue
         responses[str(status)] = OpenAPIResponse(
             description="Problem: " + ", ".join(names) + ".",
-            headers={**_ANY_ANSWER, **({"Retry-After": _RETRY_AFTER} if status in _ALWAYS_RETRY_AFTER else {})},
+            headers=_problem_headers(names, about_session=described["about_session"]),  # type: ignore[arg-type]
             content={
                 "application/problem+json": OpenAPIMediaType(schema=Reference(ref="#/components/schemas/Problem"))
             },
@@ -136,21 +170,33 @@ def _responses(described: dict[str, Any], operation_id: str | None) -> dict[str,
     return responses
 
 
+def _problem_headers(names: list[str], *, about_session: bool) -> dict[str, OpenAPIHeader]:
+    headers = dict(_ANY_ANSWER)
+    if any(STATUS[name] in _ALWAYS_RETRY_AFTER for name in names):
+        headers["Retry-After"] = _RETRY_AFTER
+    if about_session and _WITH_VERSION.intersection(names):
+        headers["ETag"] = _ETAG_IF_KNOWN
+    return headers
+
+
 _DESCRIPTIONS = {
-    200: "The answer.",
-    201: "Made, durable and readable.",
-    202: "Begun.",
+    200: "Success.",
+    201: "Created: durable and readable.",
+    202: "Started.",
     204: "Done.",
     304: "The client has this version already.",
-    503: "Not ready, and what of it.",
+    503: "Not ready; `checks` says why.",
 }
+
+
+_PLAIN_TYPES = {"text": "text/plain", "bytes": "application/octet-stream"}
 
 
 def _content(schema: str) -> dict[str, OpenAPIMediaType] | None:
     if not schema:
         return None
-    if schema == "text":
-        return {"text/plain": OpenAPIMediaType(schema={"type": "string"})}  # type: ignore[arg-type]
+    if schema in _PLAIN_TYPES:
+        return {_PLAIN_TYPES[schema]: OpenAPIMediaType(schema={"type": "string"})}  # type: ignore[arg-type]
     alternatives = schema.split("|")
     found = ref(schema) if len(alternatives) == 1 else {"oneOf": [ref(name) for name in alternatives]}
     return {"application/json": OpenAPIMediaType(schema=found)}  # type: ignore[arg-type]
@@ -197,7 +243,7 @@ def _describe(
 
 
 _WRITE = ("invalid-request", "not-found", "version-conflict", *_WRITE_FAULTS)
-_BODY = ("too-large", "unsupported-media-type")
+_BODY = ("request-timeout", "too-large", "unsupported-media-type")
 
 CREATE_SESSION = _describe(
     body="SessionInput",
@@ -273,8 +319,15 @@ LIST_SESSION_EVENTS = _describe(
     about_session=True,
 )
 LIST_EVENTS = _describe(answers={200: "EventPage"}, problems=("invalid-request",))
-GET_SESSION_PROOF = _describe(answers={200: "ProofBundle"}, problems=("invalid-request", "not-found", "too-large"))
+GET_SESSION_PROOF = _describe(
+    answers={200: "ProofBundle", 304: ""},
+    problems=("invalid-request", "not-found", "too-large"),
+    headers=("X-Tenant-Id", "If-None-Match"),
+    about_session=True,
+)
 GET_LEDGER_HEAD = _describe(answers={200: "LedgerHead"}, problems=("invalid-request",), headers=())
+GET_CHECKPOINT = _describe(answers={200: "text"}, problems=("invalid-request",), headers=())
+GET_TILE = _describe(answers={200: "bytes"}, problems=("invalid-request", "not-found"), headers=())
 SHOW_PROJECTIONS = _describe(answers={200: "Projections"}, problems=("invalid-request",), headers=())
 REBUILD_PROJECTIONS = _describe(
     answers={202: "Projections"}, problems=("invalid-request", "rebuild-running"), headers=()

@@ -43,6 +43,12 @@ _TYPES = {".css": b"text/css", ".js": b"text/javascript", ".png": b"image/png"}
 _FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "start.js")
 
 
+@get("/", access=PUBLIC, include_in_schema=False)
+async def show_start() -> Answer:
+    """The way to the page: there is nothing else to look at yet."""
+    return Answer(b"", status=307, headers=[(b"location", b"/schema")])
+
+
 class SchemaController(Controller):
     """The page, its files and the document."""
 

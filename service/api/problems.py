@@ -9,16 +9,19 @@ import structlog
 from litestar.exceptions import HTTPException
 
 from service.api.answer import Answer
+from service.api.query import choices_of
 from service.errors import (
     DomainError,
     Forbidden,
-    InvalidRequest,
+    MessageExists,
     Overloaded,
     RateLimited,
     RequestTimeout,
     Unauthenticated,
+    VersionConflict,
 )
 from service.limits import Allowance
+from service.validation import expected_one_of, shown
 
 if TYPE_CHECKING:
     from litestar.connection import Request
@@ -53,12 +56,12 @@ STATUS = {
 
 _NAME_OF_STATUS = {400: "invalid-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 _DETAIL_OF_STATUS = {
-    404: "There is nothing at this path.",
-    405: "This path does not take this method; see Allow.",
+    404: "There is no such path.",
+    405: "The method is not allowed on this path; see the Allow header.",
     413: "The request body is too large.",
 }
-_MEMBER = re.compile(r"(?:unknown|required) field `(?P<name>[^`]+)`")
-_AT = re.compile(r" - at `(?P<field>[^`]+)`$")
+_is_bound = re.compile(r"Expected `int` (>=|<=) (-?[0-9]{1,20})").fullmatch
+_BOUNDS = {">=": "at least", "<=": "at most"}
 
 
 def problem(
@@ -82,16 +85,6 @@ def problem(
     return Answer(msgspec.json.encode(body), status=status, headers=headers, content_type=CONTENT_TYPE)
 
 
-def of_validation(error: msgspec.ValidationError, *, where: str = "$") -> InvalidRequest:
-    """The refusal for msgspec's *error*, with the path of the member as its field."""
-    text, field = str(error), where
-    if match := _AT.search(text):
-        text, field = text[: match.start()], where + match["field"].removeprefix("$")
-    if member := _MEMBER.search(text):
-        field = f"{field}.{member['name']}"
-    return InvalidRequest(f"{text}.", field=field)
-
-
 def on_domain_error(request: "Request[Any, Any, Any]", error: DomainError) -> Answer:
     """The answer to a refusal."""
     headers = []
@@ -103,6 +96,8 @@ def on_domain_error(request: "Request[Any, Any, Any]", error: DomainError) -> An
         headers.append((b"www-authenticate", challenge.encode()))
     elif isinstance(error, RequestTimeout):
         headers.append((b"connection", b"close"))  # RFC 9110 section 15.5.9: what is left of the body is not waited for
+    elif isinstance(error, (VersionConflict, MessageExists)) and error.version:
+        headers.append((b"etag", b'"%d"' % error.version))  # of a session that is there
     elif isinstance(error, RateLimited) and error.limit is not None:
         request.scope["state"]["allowance"] = Allowance(error.limit, 0, error.retry_after_s)
     if isinstance(error, (Overloaded, RateLimited)):
@@ -124,25 +119,35 @@ def on_http_exception(request: "Request[Any, Any, Any]", error: HTTPException) -
     members: dict[str, str | int] = {}
     detail = _DETAIL_OF_STATUS.get(status, "The request is malformed.")
     if name == "invalid-request":
-        members, detail = _parameter(error)
-    headers = [
-        (key.lower().encode(), value.encode()) for key, value in (error.headers or {}).items() if key.lower() == "allow"
-    ]
+        members, detail = _parameter(request, error)
+    headers = [(b"allow", _allowed(value)) for key, value in (error.headers or {}).items() if key.lower() == "allow"]
     return _refuse(request, name, detail, members, headers)
 
 
-def _parameter(error: HTTPException) -> tuple[dict[str, str | int], str]:
+def _allowed(methods: str) -> bytes:
+    """The value of Allow: Litestar's, in order, and HEAD, which is everywhere where GET is (`edge.py`)."""
+    found = set(methods.split(", "))
+    return ", ".join(sorted(found | {"HEAD"} if "GET" in found else found)).encode()
+
+
+def _parameter(request: "Request[Any, Any, Any]", error: HTTPException) -> tuple[dict[str, str | int], str]:
     """Which parameter Litestar's validation found wrong, and what was expected of it."""
     extra = error.extra
-    if isinstance(extra, list) and extra and isinstance(extra[0], dict) and "key" in extra[0]:
-        return {"field": str(extra[0]["key"])}, f"{extra[0].get('message', 'Not valid')}."
-    return {}, "The request is malformed."
+    if not (isinstance(extra, list) and extra and isinstance(extra[0], dict) and "key" in extra[0]):
+        return {}, "The request is malformed."
+    name = str(extra[0]["key"]).partition(".")[0]
+    given = str(request.query_params.get(name, ""))
+    if choices := choices_of(request.scope["route_handler"]).get(name):
+        return {"field": name}, f"{name}: {expected_one_of(choices, given)}"
+    bound = _is_bound(str(extra[0].get("message")))
+    limit = f" of {_BOUNDS[bound[1]]} {bound[2]}" if bound else ""
+    return {"field": name}, f"{name}: expected a whole number{limit}; got {shown(given)}."
 
 
 def on_fault(request: "Request[Any, Any, Any]", error: Exception) -> Answer:
     """The answer to an error that is ours: logged here, without a word of it to the client."""
     log.error("fault", request_id=_request_id(request), exc_info=error)
-    return _refuse(request, "internal-error", "An internal error; the log has it.")
+    return _refuse(request, "internal-error", "Internal error; the server's log has its details.")
 
 
 def _refuse(

@@ -1,6 +1,7 @@
 """`/v1/sessions`: make, list, read, change, delete and fork sessions."""
 
 import re
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Literal
 
@@ -13,13 +14,14 @@ from projections.sessions import NEWEST
 from service.access import Scope
 from service.api import openapi
 from service.api.answer import Answer, not_modified
-from service.api.call import Call, check_message_size, decode
+from service.api.call import Call, check_message_size, decode, small_body_bytes_max
 from service.clock import parse_us
 from service.commands import CreateSession, DeleteSession, UpdateSession
 from service.documents import join, session_document
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, TooLarge
 from service.events import SessionChanges
 from service.intake import (
+    OWN_MEMBERS,
     MessageInput,
     accept_messages,
     accept_object,
@@ -27,6 +29,7 @@ from service.intake import (
     accept_traits,
     check_session_size,
 )
+from service.jsontext import check_depth
 from service.settings import Settings
 from service.state import NO_TRAITS, SessionState
 from service.tenant import SessionView, Written
@@ -34,8 +37,8 @@ from service.tenant import SessionView, Written
 MESSAGES_MAX = 1000
 """The contract's ceiling for `?messages=` and for a batch."""
 
-Limit = Annotated[int, QueryParameter(ge=1, le=200, description="How many to answer at most.")]
-Cursor = Annotated[str | None, QueryParameter(description="The `next_cursor` of the page before.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=200, description="The maximum number of items to return.")]
+Cursor = Annotated[str | None, QueryParameter(description="The `next_cursor` of the previous page.")]
 
 
 class SessionInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,7 +48,7 @@ class SessionInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     user_id: str | None = None
     title: str | None = None
     traits: Raw | UnsetType = UNSET
-    messages: list[Raw] = []
+    messages: list[MessageInput] = []
 
 
 class ForkInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,27 +59,46 @@ class ForkInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     title: str | None = None
 
 
-_UNENCODED_PLUS = re.compile(r"(.{19,}) (\d{2}:\d{2})", re.ASCII)
+TIME_CHARACTERS_MAX = 64
+"""Longer than any RFC 3339 time is; nothing longer is looked at."""
+
+_with_unencoded_plus = re.compile(r"(.{19,40}) ([0-9]{2}:[0-9]{2})").fullmatch
+
+
+class _Texts(msgspec.Struct, frozen=True):
+    messages: list[Raw] = []
+
 
 _session = msgspec.json.Decoder(SessionInput)
+_texts = msgspec.json.Decoder(_Texts)
 _fork = msgspec.json.Decoder(ForkInput)
 _changes = msgspec.json.Decoder(SessionChanges)
-_message = msgspec.json.Decoder(MessageInput)
 
 
-def read_messages(texts: list[Raw], settings: Settings) -> list[MessageInput]:
-    """The messages of a batch as they were given, each within its limit.
+def check_batch(given: Sequence[MessageInput], body: bytes, settings: Settings) -> None:
+    """Refuse the messages *given* in *body* if they are too many or too long.
 
     Raises:
-        InvalidRequest, TooLarge: one of them is not acceptable; its index is in the field.
+        InvalidRequest: there are more than `batch_messages_max`.
+        TooLarge: one of them is longer than a message may be, or several are longer than a batch of them.
     """
-    if len(texts) > settings.batch_messages_max:
+    if len(given) > settings.batch_messages_max:
         raise InvalidRequest(f"Expected at most {settings.batch_messages_max} messages.", field="$.messages")
-    given = []
-    for number, raw in enumerate(texts):
-        text = bytes(raw)
-        check_message_size(text, settings)
-        given.append(decode(_message, text, where=f"$.messages[{number}]"))
+    if len(body) <= min(settings.message_bytes_max, settings.batch_bytes_max):
+        return
+    sizes = [memoryview(text).nbytes for text in decode(_texts, body).messages]
+    for size in sizes:
+        check_message_size(size, settings)
+    if len(sizes) > 1 and sum(sizes) > settings.batch_bytes_max:
+        raise TooLarge("batch of messages", limit_bytes=settings.batch_bytes_max)
+
+
+def _read(body: bytes, settings: Settings) -> SessionInput:
+    given = decode(_session, body)
+    check_batch(given.messages, body, settings)
+    if given.traits is not UNSET and memoryview(given.traits).nbytes > small_body_bytes_max(settings):
+        raise TooLarge(OWN_MEMBERS, limit_bytes=settings.session_bytes_max)
+    check_depth(body, depth_max=settings.json_depth_max)
     return given
 
 
@@ -105,14 +127,19 @@ class SessionsController(Controller):
     path = "/v1/sessions"
     tags = ("Sessions",)
 
-    @post(operation_id="createSession", operation_class=openapi.CREATE_SESSION, access=Scope.WRITE)
+    @post(
+        operation_id="createSession",
+        summary="Create a session",
+        operation_class=openapi.CREATE_SESSION,
+        access=Scope.WRITE,
+    )
     async def create(self, request: Call) -> Answer:
-        """Make a session, with its first messages if there are any."""
+        """Create a session, optionally with its first messages."""
         request.refuse_unknown_query()
-        tenant, body = request.tenant(), await request.json_body()
+        tenant, body = request.tenant(), await request.json_text()
         key, expected = request.idempotency_key(body), request.if_match()
-        given = decode(_session, body)
-        messages = accept_messages(read_messages(given.messages, request.settings), field="$.messages")
+        given = _read(body, request.settings)
+        messages = accept_messages(given.messages, field="$.messages")
         command = CreateSession(
             user_id=tenant.owner(given.user_id),
             title=given.title,
@@ -129,18 +156,19 @@ class SessionsController(Controller):
         )
         return _answer(written, _shown(written), status=201)
 
-    @get(operation_id="listSessions", operation_class=openapi.LIST_SESSIONS, access=Scope.READ)
+    @get(operation_id="listSessions", summary="List sessions", operation_class=openapi.LIST_SESSIONS, access=Scope.READ)
     async def page(
         self,
         request: Call,
-        user_id: Annotated[str | None, QueryParameter(description="Only this user's sessions.")] = None,
+        user_id: Annotated[str | None, QueryParameter(description="Return only this user's sessions.")] = None,
         archived: Annotated[
-            Literal["true", "false"] | None, QueryParameter(description="Only archived ones, or only others.")
+            Literal["true", "false"] | None,
+            QueryParameter(description="Return only archived sessions, or only those that are not."),
         ] = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Answer:
-        """List sessions, last active first."""
+        """List sessions, the most recently active first, without their messages."""
         request.refuse_unknown_query("user_id", "archived", "limit", "cursor")
         tenant, cursors = request.tenant(), request.services.cursors
         bound_to = ("sessions", tenant.tenant_id, tenant.user_id, user_id, archived)
@@ -157,26 +185,32 @@ class SessionsController(Controller):
         documents = join([session_document(state) for state in shown])
         return Answer(b'{"data":%b,"next_cursor":%b}' % (documents, next_cursor.encode()))
 
-    @get("/{session_id:str}", operation_id="getSession", operation_class=openapi.GET_SESSION, access=Scope.READ)
+    @get(
+        "/{session_id:str}",
+        operation_id="getSession",
+        summary="Get a session",
+        operation_class=openapi.GET_SESSION,
+        access=Scope.READ,
+    )
     async def read(
         self,
         request: Call,
         session_id: FromPath[str],
         messages: Annotated[
-            int | None, QueryParameter(ge=0, le=MESSAGES_MAX, description="Add the newest so many messages.")
+            int | None, QueryParameter(ge=0, le=MESSAGES_MAX, description="Include this many of the newest messages.")
         ] = None,
         as_of_version: Annotated[
-            int | None, QueryParameter(description="The answer as it was at this version.")
+            int | None, QueryParameter(description="Return the session as it was at this version.")
         ] = None,
         as_of: Annotated[
-            str | None, QueryParameter(description="The answer as it was at this time (RFC 3339).")
+            str | None, QueryParameter(description="Return the session as it was at this time (RFC 3339).")
         ] = None,
     ) -> Answer:
-        """Read a session, now or as it was."""
+        """Get a session as it is now, or as it was at an earlier version or time."""
         request.refuse_unknown_query("messages", "as_of_version", "as_of")
         tenant, newest = request.tenant(), messages or 0
         if as_of_version is not None and as_of is not None:
-            raise InvalidRequest("Either as_of or as_of_version, not both.", field="as_of")
+            raise InvalidRequest("as_of and as_of_version cannot be given together.", field="as_of")
         if as_of_version is None and as_of is None:
             if request.has_condition() and request.has_version(now := await tenant.version(session_id)):
                 return not_modified(now)
@@ -191,10 +225,14 @@ class SessionsController(Controller):
         return Answer(document, version=version)
 
     @patch(
-        "/{session_id:str}", operation_id="updateSession", operation_class=openapi.UPDATE_SESSION, access=Scope.WRITE
+        "/{session_id:str}",
+        operation_id="updateSession",
+        summary="Update a session",
+        operation_class=openapi.UPDATE_SESSION,
+        access=Scope.WRITE,
     )
     async def update(self, request: Call, session_id: FromPath[str]) -> Answer:
-        """Change a session's title, user id, traits or archived, by a JSON merge patch."""
+        """Change a session's title, user_id, traits or archived, with a JSON merge patch (RFC 7396)."""
         request.refuse_unknown_query()
         tenant, body = request.tenant(), await request.json_body()
         changes = decode(_changes, body)
@@ -217,12 +255,13 @@ class SessionsController(Controller):
     @delete(
         "/{session_id:str}",
         operation_id="deleteSession",
+        summary="Delete a session",
         status_code=200,
         operation_class=openapi.DELETE_SESSION,
         access=Scope.WRITE,
     )
     async def remove(self, request: Call, session_id: FromPath[str]) -> Answer:
-        """Take a session out of readers' sight; its events stay for audit and its id stays taken."""
+        """Hide a session from readers. Its events are kept for audit, and its id stays taken."""
         request.refuse_unknown_query()
         written = await request.tenant().write(
             session_id, DeleteSession(), size_bytes=0, expected_version=request.if_match()
@@ -230,10 +269,14 @@ class SessionsController(Controller):
         return Answer(b"", status=204, version=written.version)
 
     @post(
-        "/{session_id:str}/fork", operation_id="forkSession", operation_class=openapi.FORK_SESSION, access=Scope.WRITE
+        "/{session_id:str}/fork",
+        operation_id="forkSession",
+        summary="Fork a session",
+        operation_class=openapi.FORK_SESSION,
+        access=Scope.WRITE,
     )
     async def fork(self, request: Call, session_id: FromPath[str]) -> Answer:
-        """Make a new session with copies of this one's messages as of a version."""
+        """Create a session with copies of this session's messages as of a version, by default the current one."""
         request.refuse_unknown_query()
         tenant, body = request.tenant(), await request.json_body()
         key, expected = request.idempotency_key(body), request.if_match()
@@ -266,8 +309,9 @@ def _whole(number: float | None) -> int | None:
 
 
 def _time(text: str) -> int:
+    # A `+` that was not percent-encoded arrives as a space: 12:00:00+02:00.
+    parts = _with_unencoded_plus(text) if len(text) <= TIME_CHARACTERS_MAX else None
     try:
-        # A `+` that was not percent-encoded arrives as a space: 12:00:00+02:00.
-        return parse_us(_UNENCODED_PLUS.sub(r"\1+\2", text))
+        return parse_us(f"{parts[1]}+{parts[2]}" if parts else text)
     except ValueError as error:
         raise InvalidRequest(f"Not a time: {error}.", field="as_of") from None

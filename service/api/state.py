@@ -63,7 +63,7 @@ class Cursors:
         position = int.from_bytes(raw[:_POSITION_BYTES], "big")
         # The decoder passes over foreign characters; what we would not have written ourselves is broken.
         if not hmac.compare_digest(cursor.encode(), self.write(position, *bound_to).encode()):
-            raise InvalidRequest("The cursor is broken, or was given out for another query.", field="cursor")
+            raise InvalidRequest("The cursor is malformed, or belongs to another query.", field="cursor")
         return position
 
     def _tag(self, place: bytes, bound_to: tuple[str | None, ...]) -> bytes:

@@ -1,12 +1,13 @@
 """Bad input: each gets its problem document, and changes nothing."""
 
 import json
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import pytest
-from support.api import LEAKS, Json, append, client_of, create, events, fresh, problem, raw, talk
+from support.api import LEAKS, TIMEOUT_S, Json, append, client_of, create, events, fresh, problem, raw, talk
 from support.server import Server
 
 TEXT = {"role": "user", "content": "Hello"}
@@ -599,6 +600,68 @@ def test_a_body_without_a_media_type_is_refused(room: Room, method: str, path: s
 def test_a_problem_says_where_it_lies(room: Room, bad: Bad, members: Json) -> None:
     """A problem document has typed members that a program can act on."""
     assert bad.send(room.client).json().items() >= members.items()
+
+
+ROLES = "assistant, developer, system, tool, user"
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (
+            query("an unknown parameter", SESSION, version="1"),
+            "expected one of messages, as_of_version, as_of; got 'ver",
+        ),
+        (query("a parameter where there is none", f"{MESSAGES}/m1", x="1"), "expected none; got 'x'"),
+        (query("an unknown order", MESSAGES, order="up"), "order: expected one of asc, desc; got 'up'."),
+        (query("neither true nor false", SESSIONS, archived="1"), "archived: expected one of true, false; got '1'."),
+        (query("an unknown type", EVENTS, type="null"), "type: expected one of session.created, message.appended, "),
+        (query("letters for a number", MESSAGES, after="x"), "after: expected a whole number; got 'x'."),
+        (query("too small a number", SESSIONS, limit="0"), "limit: expected a whole number of at least 1; got '0'."),
+        (
+            query("too large a number", SESSIONS, limit="201"),
+            "limit: expected a whole number of at most 200; got '201'.",
+        ),
+        (message("an unknown role", role="function"), f"role: expected one of {ROLES}; got 'function'."),
+        (
+            Bad("an unknown role in a batch", "POST", MESSAGES, {"messages": [TEXT, {**TEXT, "role": "robot"}]}),
+            f"role: expected one of {ROLES}; got 'robot'.",
+        ),
+        (
+            creation("an unknown member", mood="good"),
+            "expected one of id, user_id, title, traits, messages; got 'mood'.",
+        ),
+        (patch("an unknown member", mood="good"), "expected one of title, user_id, traits, archived; got 'mood'."),
+        (fork("an unknown member", mood="good"), "expected one of id, version, title; got 'mood'."),
+        (message("a number as name", name=5), "Expected a string or null; got a whole number."),
+        (message("a part without type", content=[{"text": "x"}]), "The member 'type' is missing."),
+        (
+            Bad("a body of text", "POST", SESSIONS, {}, {"content-type": "text/plain"}, 415),
+            "application/json; got 'text/pl",
+        ),
+    ],
+    ids=str,
+)
+def test_a_problem_names_the_choice(room: Room, bad: Bad, says: str) -> None:
+    """What would be right, and what was wrong."""
+    document = problem(bad.send(room.client), bad.status)
+    assert says in document["detail"]
+
+
+@pytest.mark.parametrize("target", [f"{SESSIONS}?limit=", f"{SESSION}?as_of=", f"{MESSAGES}?order=", f"{EVENTS}?type="])
+def test_a_query_that_is_not_utf_8_is_refused(shared_server: Server, target: str) -> None:
+    """Percent-encoded or raw, and whatever else is wrong with it."""
+    for bad in (b"%ff", b"\xc3\xa9%ff", b"\xff", b"%00"):
+        head = b"GET %b%b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % (target.encode(), bad)
+        with socket.create_connection(("127.0.0.1", shared_server.port), timeout=TIMEOUT_S) as connection:
+            connection.sendall(head)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_query_has_a_limit(room: Room) -> None:
+    """The longest is parsed."""
+    assert room.client.get(f"{SESSIONS}?user_id=" + "x" * (8192 - 8)).status_code == 200
+    problem(room.client.get(f"{SESSIONS}?user_id=" + "x" * (8192 - 7)), 400)
 
 
 WHOLE = json.dumps(TEXT).encode()

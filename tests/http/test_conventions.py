@@ -22,6 +22,7 @@ READS = [
     "/v1/sessions/s/messages",
     "/v1/sessions/s/messages/m1",
     "/v1/sessions/s/events",
+    "/v1/sessions/s/proof",
 ]
 CHANGES = [
     ("PATCH", "/v1/sessions/s", {"title": "t"}),
@@ -139,7 +140,41 @@ def test_a_change_to_a_stale_version_is_refused(api: httpx.Client, method: str, 
         response = api.request(method, path, json=body, headers={"If-Match": f'"{expected}"'})
         document = problem(response, 412, "version-conflict")
         assert (document["expected_version"], document["actual_version"]) == (expected, 3)
+        assert response.headers["etag"] == '"3"'
     assert len(events(api)) == 3
+
+
+def test_a_message_that_is_there_already_is_refused_with_the_version(api: httpx.Client) -> None:
+    """So that whoever is behind knows by how much; also where the message was removed."""
+    create(api, messages=talk(2))
+    for content, version in (("other", '"3"'), ("message 1", '"4"')):
+        refused = api.post("/v1/sessions/s/messages", json={**TEXT, "id": "m1", "content": content})
+        problem(refused, 409, "message-exists")
+        assert refused.headers["etag"] == version
+        api.delete("/v1/sessions/s/messages/m1")
+
+
+def test_a_session_that_is_not_there_has_no_version(api: httpx.Client) -> None:
+    """Neither when one is expected, nor when its id is somebody's."""
+    stale = api.post("/v1/sessions", json={"id": "s"}, headers={"If-Match": '"1"'})
+    assert problem(stale, 412)["actual_version"] == 0
+    create(api)
+    taken = api.post("/v1/sessions", json={"id": "s"})
+    problem(taken, 409, "session-exists")
+    absent = api.get("/v1/sessions/none")
+    problem(absent, 404)
+    for answer in (stale, taken, absent):
+        assert "etag" not in answer.headers
+
+
+def test_the_proof_of_a_deleted_session_has_its_version(api: httpx.Client) -> None:
+    """And is not repeated to whoever has it."""
+    create(api, messages=talk(1))
+    assert api.delete("/v1/sessions/s").headers["etag"] == '"3"'
+    assert api.get("/v1/sessions/s/proof").headers["etag"] == '"3"'
+    assert api.get("/v1/sessions/s/proof", headers={"If-None-Match": '"3"'}).status_code == 304
+    assert api.get("/v1/sessions/s/proof", headers={"If-None-Match": '"2"'}).status_code == 200
+    problem(api.get("/v1/sessions/none/proof", headers={"If-None-Match": "*"}), 404)
 
 
 @pytest.mark.parametrize("tag", ['"3"', "*"])
@@ -346,7 +381,6 @@ def test_the_events_of_one_request_have_its_id(api: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/"),
         ("GET", "/none"),
         ("POST", "/none"),
         ("DELETE", "/v1/none"),
@@ -365,6 +399,24 @@ def test_an_unknown_path_is_not_found(api: httpx.Client, method: str, path: str)
     """A path that the API does not have is a problem document like any other."""
     create(api, messages=talk(1))
     problem(api.request(method, path), 404, "not-found")
+
+
+def test_what_nobody_may_do_without_keys_is_said_so(api: httpx.Client) -> None:
+    """There is no credential that could lack the scope."""
+    refused = problem(api.post("/v1/admin/keys", json={"scopes": ["read"]}), 403, "forbidden")
+    assert refused["detail"] == "This needs the scope `admin`, which nobody has while there are no keys."
+
+
+def test_the_root_leads_to_the_page(api: httpx.Client) -> None:
+    """There is something to look at in a browser; nothing else can be done there."""
+    for method, body in (("GET", 0), ("HEAD", 0)):
+        answer = api.request(method, "/")
+        assert (answer.status_code, answer.headers["location"], len(answer.content)) == (307, "/schema", body)
+    page = api.get("/", follow_redirects=True)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    refused = api.post("/", json={})
+    problem(refused, 405)
+    assert "GET" in refused.headers["allow"]
 
 
 @pytest.mark.parametrize(
@@ -395,7 +447,7 @@ def test_an_unknown_method_is_refused_with_those_allowed(
     response = api.request(method, path)
     problem(response, 405)
     named = {name.strip() for name in response.headers["allow"].split(",")}
-    assert named - {"HEAD", "OPTIONS"} == allowed
+    assert named == {*allowed, "OPTIONS"} | ({"HEAD"} if "GET" in allowed else set())
     assert len(events(api)) == 2
 
 

@@ -104,6 +104,7 @@ RETRY: dict[str, Outcome] = {
 }
 PLAIN: dict[str, Outcome] = {"own": GOOD}
 FORM: dict[str, Outcome] = {}  # a value that refers to nothing
+TILE: dict[str, Outcome] = {"own": GOOD, "beyond": 404}
 LIMIT: dict[str, Outcome] = {"own": GOOD, "beyond": 400}
 NO_PARAMETER: dict[str, Outcome] = {"own": 400}
 ANY: dict[str, dict[str, Outcome]] = {
@@ -257,8 +258,10 @@ RULES: dict[str, Rule] = {
         takes={**ANY, "session_id": HISTORY, "reason": IN_SESSION, "Idempotency-Key": RETRY, "If-Match": AT_VERSION},
     ),
     "getErasure": Rule("erase", takes={**ANY, "session_id": ERASED}, about="erased"),
-    "getSessionProof": Rule("audit", takes={**ANY, "session_id": HISTORY}),
+    "getSessionProof": Rule("audit", takes={**ANY, "session_id": HISTORY, "If-None-Match": HAS_VERSION}),
     "getLedgerHead": Rule("audit", takes=ANY),
+    "getCheckpoint": Rule("operator", takes=ANY),
+    "getTile": Rule("operator", takes={**ANY, "level": TILE, "place": TILE}),
     "showProjections": Rule("operator", takes=ANY),
     "rebuildProjections": Rule("operator", status=202, takes=ANY),
     "cancelRebuild": Rule("operator", status=204, takes=ANY),
@@ -291,11 +294,10 @@ RULES: dict[str, Rule] = {
 }
 
 HIDDEN = {
+    "/": None,
     "/schema": None,
     "/schema/openapi.json": None,
     "/schema/files/{name}": None,
-    "/tlog/checkpoint": "operator",
-    "/tlog/tile/{level}/{place}": "operator",
 }
 """The scopes of what the document leaves out."""
 

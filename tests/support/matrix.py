@@ -69,7 +69,9 @@ class Ask:
 
     def request(self, credential: Credential) -> Request:
         """With *credential*."""
-        target = self.path.format(**{name: quote(value, safe="") for name, value in self.names.items()})
+        # A place of the log has slashes of its own.
+        names = {name: quote(value, safe="/" if name == "place" else "") for name, value in self.names.items()}
+        target = self.path.format(**names)
         query = f"?{urlencode(self.query)}" if self.query else ""
         return Request.of(self.method, target + query, self.body, **self.headers, **credential.headers)
 
@@ -239,7 +241,7 @@ def _wrong(cell: Cell, ask: Ask, answer: Answer) -> Iterator[str]:
         yield f"expected an empty page, found {document}"
     if answer.headers["x-request-id"] != ask.headers.get("X-Request-Id", answer.headers["x-request-id"]):
         yield "another request id"
-    text = "\n".join(answer.headers.values()) + answer.body.decode()
+    text = "\n".join(answer.headers.values()) + answer.body.decode(errors="replace")
     for canary in _unseen(cell, ask, good=status < 300):
         if canary in text:
             yield f"shows {canary}"
@@ -268,7 +270,7 @@ def _seen(cell: Cell, answer: Answer) -> tuple[int, dict[str, str], str]:
         return CHANCE.sub("*", text.replace(cell.reference, "*") if cell.reference else text)
 
     headers = {name: mask(value) for name, value in answer.headers.items() if name not in IGNORED_HEADERS}
-    return answer.status, headers, mask(answer.body.decode())
+    return answer.status, headers, mask(answer.body.decode(errors="replace"))
 
 
 def prepare(cell: Cell) -> Ask:
@@ -282,6 +284,8 @@ def prepare(cell: Cell) -> Ask:
         ask.names["session_id"] = cell.session.id
     if "{message_id}" in cell.path:
         ask.names["message_id"] = cell.session.messages[0]
+    if "{place}" in cell.path:
+        ask.names |= {"level": "0", "place": "000.p/1"}
     if "{key_id}" in cell.path:
         ask.names["key_id"] = cell.home.make_key() if changing else cell.home.key_id
     if cell.rule.scope is not None and not cell.is_bound:

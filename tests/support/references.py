@@ -23,6 +23,8 @@ VALUES: dict[str, dict[str, object]] = {
     "If-Match": {"own": f'"{VERSION}"', "new": '"0"', "beyond": f'"{BEYOND}"'},
     "If-None-Match": {"own": f'"{VERSION}"', "beyond": f'"{BEYOND}"'},
     "messages": {"own": 2},
+    "level": {"own": "entries", "beyond": "64"},
+    "place": {"own": "000.p/1", "beyond": "999"},
     "limit": {"own": 1, "beyond": 10**9},
     "order": {"own": "desc"},
     "archived": {"own": "true"},

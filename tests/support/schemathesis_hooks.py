@@ -104,7 +104,7 @@ def if_match_of_letters_and_digits(case: Any, response: Any) -> bool:
 def expiry_in_the_past(case: Any, response: Any) -> bool:
     """A schema cannot say that a time is to come."""
     detail = json.loads(response.content)["detail"]
-    is_about_it = _refused(response, "invalid-request", "$.expires_at") and detail == "Expected a time to come."
+    is_about_it = _refused(response, "invalid-request", "$.expires_at") and detail == "Must be in the future."
     return is_about_it and isinstance(case.body, dict) and case.body.get("expires_at") is not None
 
 

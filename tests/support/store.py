@@ -93,8 +93,8 @@ class _InlineWriter:
     def __init__(self, store: "Store") -> None:
         self._store = store
 
-    async def submit(self, submission: Submission, *, size_bytes: int) -> Committed | Replayed:
-        del size_bytes
+    async def submit(self, submission: Submission, *, size_bytes: int, copied_bytes: int = 0) -> Committed | Replayed:
+        del size_bytes, copied_bytes
         (outcome,) = self._store.commit(submission)
         if isinstance(outcome, Exception):
             raise outcome

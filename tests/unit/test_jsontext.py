@@ -83,6 +83,28 @@ def test_nesting_is_refused_from_one_above_the_limit_on() -> None:
         check_text(b'{"a":' * 1_000_000, depth_max=100)
 
 
+@pytest.mark.parametrize("at", [0, 1, 2, 262_142, 262_143, 262_144, 300_000])
+def test_the_byte_that_is_not_utf_8_is_named(at: int) -> None:
+    """Where a text is decoded block by block too."""
+    with pytest.raises(InvalidRequest, match=f"byte {at} "):
+        check_characters(b"x" * at + b"\xc3(" + b"x" * 300_000)
+    with pytest.raises(InvalidRequest, match=f"byte {at} "):
+        check_characters(b"x" * at + b"\xf0\x9f\x98")
+    check_characters(b"x" * at + "\U0001f600".encode() * 100_000)
+
+
+def test_depth_is_measured_over_long_texts() -> None:
+    """Strings and nesting go on from block to block."""
+    deep, length = 50, 300_000
+    string = b'"' + b"[" * length + b'"'
+    check_depth(b"[" * deep + string + b"]" * deep, depth_max=deep)
+    check_depth(b"[" * deep + b"[]," * length + b"0" + b"]" * deep, depth_max=deep + 1)
+    with pytest.raises(InvalidRequest, match="deeper"):
+        check_depth(b"[" * deep + b"[]," * length + b"[[]]" + b"]" * deep, depth_max=deep + 1)
+    with pytest.raises(InvalidRequest, match="deeper"):
+        check_depth(b"[" + string + b"," + b"[" * deep + b"]" * deep + b"]", depth_max=deep)
+
+
 @pytest.mark.parametrize("text", [rb'"\ud83d"', rb'"\ude00"', rb'"\ud83d\u0041"', rb'"\uDE00\uD83D"', rb'"\\\ud83d"'])
 def test_half_a_surrogate_pair_is_explained(text: bytes) -> None:
     """The refusal says what is wrong with the text."""
@@ -141,6 +163,15 @@ def test_json_is_the_same_however_it_is_laid_out(value: Any, one: dict[str, Any]
         ("1e400", "1e401", False),
         ("1e999999999999999999999", "1e999999999999999999999 ", True),
         ('["number", 1]', "[1, 1]", False),
+        ('{"a":1,"a":2}', '{"a":1, "a":2}', True),
+        ('{"a":1,"a":2}', '{"a":3,"a":2}', False),
+        ('{"a":1,"a":2}', '{"a":2,"a":1}', False),
+        ('{"a":1,"a":2}', '{"a":2}', False),
+        ('{"a":2,"a":2}', '{"a":2}', False),
+        ('{"a":1,"a":2}', '{"a":[1,2]}', False),
+        ('{"a":1,"b":0,"a":2}', '{"b":0,"a":1,"a":2}', True),
+        ('{"a":1,"\\u0061":2}', '{"a":1,"a":2}', True),
+        ('[{"a":1,"a":2}]', '[{"a":3,"a":2}]', False),
     ],
 )
 def test_two_json_texts_are_the_same_value_or_not(one: str, other: str, *, same: bool) -> None:

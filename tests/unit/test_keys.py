@@ -29,7 +29,7 @@ UNKNOWN = "The key is not known."
 REVOKED = "The key was revoked."
 EXPIRED = "The key has expired."
 NOTHING = "This needs a credential: Authorization: Bearer <key or token>."
-SCHEME = "The credential has to be of the scheme Bearer."
+SCHEME = "The authentication scheme has to be Bearer."
 NO_KEY = "The credential is no key."
 
 

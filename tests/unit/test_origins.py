@@ -115,6 +115,7 @@ def test_own_and_allowed_pages_pass(hosts: list[str], origins: list[str]) -> Non
     [
         ([], []),
         (["evil.example"], []),
+        (["a." * 130 + "localhost"], []),  # longer than a name can be
         (["evil.example"], ["http://evil.example"]),
         (["127.0.0.1:8000", "evil.example"], []),
         (["127.0.0.1:8000"], ["http://evil.example"]),

@@ -86,9 +86,11 @@ async def running(store: Store, gate: Gate | None = None) -> AsyncIterator[Write
         await writer.close()
 
 
-def send(writer: Writer, submission: Submission, *, size_bytes: int = 1) -> "asyncio.Task[Committed | Replayed]":
+def send(
+    writer: Writer, submission: Submission, *, size_bytes: int = 1, copied_bytes: int = 0
+) -> "asyncio.Task[Committed | Replayed]":
     """Submit in a task of its own."""
-    return asyncio.create_task(writer.submit(submission, size_bytes=size_bytes))
+    return asyncio.create_task(writer.submit(submission, size_bytes=size_bytes, copied_bytes=copied_bytes))
 
 
 async def let_run(*tasks: "asyncio.Task[Committed | Replayed]") -> None:
@@ -176,38 +178,44 @@ def test_a_full_queue_refuses_and_has_room_again_afterwards(tmp_path: Path, gate
     asyncio.run(main())
 
 
-def test_the_queue_is_bounded_in_bytes_too(tmp_path: Path, gate: Gate) -> None:
-    """Beyond `queue_bytes_max` bytes of bodies a command is refused; the limit itself is let through."""
+def test_what_was_read_for_a_command_takes_room_too(tmp_path: Path, gate: Gate) -> None:
+    """Copies beyond what there is room for are refused; half of the room is always enough for one command's."""
 
     async def main() -> None:
         with Store(tmp_path / "ledger.db", queue_bytes_max=100) as store:
             async with running(store, gate) as writer:
-                tasks = [send(writer, create("a"), size_bytes=60)]
+                tasks = [send(writer, create("a"), copied_bytes=1000)]
+                await let_run(*tasks)
+                assert writer.budget.bytes_held == 50
+                with pytest.raises(Overloaded):
+                    writer.budget.hold(51)
+                tasks.append(send(writer, create("b"), copied_bytes=49))
                 await let_run(*tasks)
                 with pytest.raises(Overloaded):
-                    await writer.submit(create("b"), size_bytes=41)
-                tasks.append(send(writer, create("c"), size_bytes=40))
-                await let_run(*tasks)
+                    await writer.submit(create("c"), size_bytes=0, copied_bytes=2)
                 gate.open()
                 await asyncio.gather(*tasks)
+                assert writer.budget.bytes_held == 0
+                assert [visible(store, name) for name in "abc"] == [True, True, False]
 
     asyncio.run(main())
 
 
 def test_a_cancelled_wait_does_not_cancel_the_write(store: Store, gate: Gate) -> None:
-    """What was accepted is committed, and its place in the queue is given back."""
+    """What was accepted is committed; until then it takes its place in the queue and its room, though nobody waits."""
 
     async def main() -> None:
         async with running(store, gate) as writer:
-            task = send(writer, create("s"))
+            task = send(writer, create("s"), size_bytes=7, copied_bytes=3)
             await let_run(task)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+            assert (writer.queue_length, writer.budget.bytes_held) == (1, 10)
             gate.open()
             await writer.submit(create("behind"), size_bytes=1)
             assert visible(store, "s")
-            assert writer.queue_length == 0
+            assert (writer.queue_length, writer.budget.bytes_held) == (0, 0)
 
     asyncio.run(main())
 
