@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -31,6 +31,13 @@ SCRUB_PAUSE_S = 0.1
 Answer = Callable[["asyncio.Future[bool]", bool], None]
 
 
+class _Waiting(NamedTuple):
+    """Somebody who waits for what is recorded, and since when."""
+
+    future: "asyncio.Future[bool]"
+    since_s: float
+
+
 class ErasureMaintenance:
     """For the writer's thread. `due_s` is by the monotonic clock."""
 
@@ -53,11 +60,10 @@ class ErasureMaintenance:
         self._answer = answer
         self._eraser = Eraser(committer, checkpointer.copy_beside)
         self._is_new = True
-        self._waiting: list[tuple[asyncio.Future[bool], int]] = []  # each with the last erasure that it waits for
-        self._asking: list[asyncio.Future[bool]] = []
+        self._asking: list[_Waiting] = []
+        self._waiting: list[tuple[_Waiting, int]] = []  # each with the last erasure that it waits for
         self._step_s = 0.0  # a crash may have left some
         self._scrub_s = math.inf
-        self._held_since_s: float | None = None
         self.unscrubbed = 0
         """How many finished erasures may have copies in the views' file."""
         self.scrub_by_us = 0
@@ -79,7 +85,7 @@ class ErasureMaintenance:
 
     def wait(self, future: "asyncio.Future[bool]") -> None:
         """Tell *future* once the erasures that are recorded by now are finished, or that something is in the way."""
-        self._asking.append(future)
+        self._asking.append(_Waiting(future, time.monotonic()))
         self._step_s = 0.0
 
     def views_replaced(self) -> None:
@@ -113,10 +119,9 @@ class ErasureMaintenance:
 
     def give_up(self) -> None:
         """Tell all who wait that they are not finished."""
-        waiting, self._waiting = self._waiting, []
-        asking, self._asking = self._asking, []
-        for future in (*[future for future, _ in waiting], *asking):
-            self._answer(future, False)  # noqa: FBT003
+        for waiting in (*[waiting for waiting, _ in self._waiting], *self._asking):
+            self._answer(waiting.future, False)  # noqa: FBT003
+        self._waiting, self._asking = [], []
 
     def _step(self) -> None:
         if self._is_new:
@@ -124,34 +129,32 @@ class ErasureMaintenance:
             self._is_new = False
         state = self._eraser.step()
         self._tell()
-        if state is State.MORE:
-            self._held_since_s = None
-        elif state is State.DONE:
-            self._step_s, self._held_since_s = math.inf, None
+        if state is State.DONE:
+            self._step_s = math.inf
             self._plan_scrub()
-        else:
+        elif state is State.HELD:
             self._hold()
 
     def _hold(self) -> None:
         """A reader holds the logs: others write before the next try."""
         now_s = time.monotonic()
-        self._held_since_s = self._held_since_s or now_s
-        if now_s < self._held_since_s + self._settings.busy_timeout_ms / 1000:
-            self._step_s = now_s + erasure.TRY_PAUSE_S
-            return
-        self._step_s = now_s + HELD_PAUSE_S
-        self.give_up()
+        since_s = now_s - self._settings.busy_timeout_ms / 1000
+        for waiting, _ in self._waiting:
+            if waiting.since_s < since_s:
+                self._answer(waiting.future, False)  # noqa: FBT003
+        self._waiting = [each for each in self._waiting if each[0].since_s >= since_s]
+        self._step_s = now_s + (erasure.TRY_PAUSE_S if self._waiting else HELD_PAUSE_S)
 
     def _tell(self) -> None:
         """Tell those whose erasures are finished."""
         unfinished = self._eraser.unfinished
-        self._waiting += [(future, unfinished[-1] if unfinished else 0) for future in self._asking]
+        self._waiting += [(waiting, unfinished[-1] if unfinished else 0) for waiting in self._asking]
         self._asking = []
         first = unfinished[0] if unfinished else math.inf
-        done = [future for future, last in self._waiting if last < first]
-        self._waiting = [(future, last) for future, last in self._waiting if last >= first]
-        for future in done:
-            self._answer(future, True)  # noqa: FBT003
+        for waiting, last in self._waiting:
+            if last < first:
+                self._answer(waiting.future, True)  # noqa: FBT003
+        self._waiting = [each for each in self._waiting if each[1] >= first]
 
     def _plan_scrub(self) -> None:
         """Have the views built in half of the time that there is: the rest is for the building, and for failures."""

@@ -52,9 +52,9 @@ _UNFINISHED_FORKS = "SELECT stream FROM unfinished WHERE source = ? ORDER BY str
 _ALL_UNFINISHED = "SELECT stream FROM unfinished ORDER BY stream"
 _FINISH = "DELETE FROM unfinished WHERE stream IN (SELECT value FROM json_each(?))"
 
-_PENDING = "SELECT stream, position FROM erasures WHERE NOT {done}"
+_PENDING = "SELECT stream, position FROM erasures WHERE NOT cleared"
 _PENDING_MESSAGES = "SELECT position FROM erasable WHERE by IN (SELECT position FROM erasures WHERE NOT cleared)"
-# Before schema 5 it had another name, and before schema 3 nothing could be erased.
+# Before schema 5 the column had another name and only sessions were erased; before schema 3 nothing was.
 _DONE = "SELECT name FROM pragma_table_info('erasures') WHERE name IN ('cleared', 'rewritten')"
 
 _LAST_VERSION = 2**63 - 1
@@ -270,13 +270,12 @@ def may_be_erased(connection: Connection, stream: int, position: int) -> bool:
 def pending_erasures(connection: Connection) -> PendingErasures:
     """Those that are not finished; nearly always none."""
     done = connection.execute(_DONE).get
-    if done is None:
+    if not isinstance(done, str):
         return PendingErasures()
-    rows: list[tuple[Any, ...]] = connection.execute(_PENDING.format(done=done)).fetchall()
+    rows: list[tuple[Any, ...]] = connection.execute(_PENDING.replace("cleared", done)).fetchall()
     if not rows:
         return PendingErasures()
-    of_messages = database.has_table(connection, "erasable")
-    named = connection.execute(_PENDING_MESSAGES) if of_messages else ()
+    named = connection.execute(_PENDING_MESSAGES) if done == "cleared" else ()
     ended = {stream: position for stream, position in rows if _type_at(connection, position) == SESSION_ERASED}
     return PendingErasures(ended, frozenset(position for (position,) in named))
 

@@ -6,6 +6,7 @@ CREATE TABLE erasable (
   position INTEGER PRIMARY KEY REFERENCES events (position),
   by       INTEGER NOT NULL REFERENCES events (position)
 ) STRICT;
+CREATE INDEX erasable_by ON erasable (by);
 
 CREATE TRIGGER erasable_insert BEFORE INSERT ON erasable
 WHEN EXISTS (SELECT 1 FROM erasable WHERE position = NEW.position)

@@ -24,6 +24,7 @@ SUMMARIES = {
     "listSessionEvents": "List the events of a session",
     "listEvents": "List the events of the tenant",
     "eraseSession": "Erase a session",
+    "getErasure": "Get an erasure",
     "getSessionProof": "Get the proof bundle of a session",
     "getLedgerHead": "Get the head of the ledger",
     "getCheckpoint": "Get the signed checkpoint",

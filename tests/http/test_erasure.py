@@ -381,7 +381,7 @@ def test_the_command_refuses_what_is_not_there(own: httpx.Client, server: Server
 def test_a_program_that_holds_the_files_leaves_it_pending(folder: Path) -> None:
     """503 while somebody reads the ledger for long; nobody sees the session, and the repeat is 200 once it is free."""
     path = folder / "ledger.db"
-    with Server(path, env={"CHATLEDGER_BUSY_TIMEOUT_MS": "50"}) as server, server.client() as own:
+    with Server(path, env={"CHATLEDGER_BUSY_TIMEOUT_MS": "500"}) as server, server.client() as own:
         write(own)
         settings = Settings(database_path=str(path))
         with closing(database.open_ledger_reader(Location.of(settings), settings)) as other:

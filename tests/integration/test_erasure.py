@@ -217,7 +217,7 @@ def test_nobody_is_shown_what_is_about_to_go(store: Store) -> None:
     ]
     shown.append([line for _, line in exporter.event_lines(store.ledger, tenant_id=None)])
     shown.append([line for _, line in exporter.session_event_lines(store.ledger, "default", "s")])
-    proof = run(audit.proof("s", signer))
+    _, proof = run(audit.proof("s", signer))
     for documents in (*shown, [proof]):
         assert documents
         assert CANARY.encode() not in b"".join(documents)

@@ -21,6 +21,8 @@ BOUNDED: dict[str, tuple[object, ...]] = {
     ledger._HEAD: (),
     ledger._IDENTITY: (),
     ledger._ALL_UNFINISHED: (),
+    ledger._PENDING: (),
+    ledger._PENDING_MESSAGES: (),
     idempotency._PRUNE: (2**62, 2),
 }
 
