@@ -124,11 +124,16 @@ def test_a_new_session_can_only_be_expected_at_version_0(api: httpx.Client, expe
     assert answer.status_code == status
 
 
-def test_a_removed_message_is_still_a_parent(api: httpx.Client) -> None:
-    """Its id stays taken, and what refers to it stays right."""
+def test_a_removed_message_gets_no_more_children(api: httpx.Client) -> None:
+    """Those that it has keep it, and so does the message after it, which names none."""
     create(api, messages=[{"id": "m", "role": "user", "content": "Hello"}])
+    child = {"id": "c", "role": "assistant", "content": "Hello", "parent_id": "m"}
+    assert api.post("/v1/sessions/s/messages", json=child).status_code == 201
     assert api.delete("/v1/sessions/s/messages/m").status_code == 204
-    assert append(api, parent_id="m")["parent_id"] == "m"
+    late = {"role": "user", "content": "late", "parent_id": "m"}
+    assert problem(api.post("/v1/sessions/s/messages", json=late), 400)["field"] == "$.parent_id"
+    assert api.post("/v1/sessions/s/messages", json=child).json()["parent_id"] == "m"
+    assert api.get("/v1/sessions/s/messages/c").json()["parent_id"] == "m"
 
 
 def test_if_match_on_a_fork_is_about_the_source(api: httpx.Client) -> None:
