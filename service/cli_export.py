@@ -1,13 +1,14 @@
 """`chatledger export`: sessions, events, or one session for people."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
 
 from service import exporter, offline
 from service.database import Connection
+from service.errors import NotFound, RefusedToStart
 from service.files import OwnFiles, check_output
 from service.files import output as writing_to
 from service.location import Location
@@ -44,7 +45,7 @@ def export(
         raise click.UsageError("--markdown is of one session: name it with --session.")
     own = OwnFiles.of(Location.of(settings), settings)
     check_output(output, own)
-    with ExitStack() as stack:
+    with ExitStack() as stack, _named(session):
         if events:
             ledger_db = stack.enter_context(offline.reading_events(settings))
             parts, unit = _events(ledger_db, tenant, session), "events"
@@ -62,6 +63,19 @@ def export(
                 file.write(part)
                 progress.update(number)
     say_older_schema(settings)
+
+
+@contextmanager
+def _named(session: str | None) -> Iterator[None]:
+    """Name the *session* that is not there.
+
+    Raises:
+        RefusedToStart: it is not.
+    """
+    try:
+        yield
+    except NotFound as error:
+        raise RefusedToStart(f"{session}: {error}") from error
 
 
 def _events(ledger_db: Connection, tenant: str | None, session: str | None) -> Iterator[tuple[int, bytes]]:

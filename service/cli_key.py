@@ -17,7 +17,7 @@ from service.events import KEYS_SESSION, SYSTEM_TENANT
 from service.group import Submission
 from service.keys import new_text
 from service.location import Address
-from service.options import check_tenant, database_option, saying_new_key, settings_with
+from service.options import Commands, check_tenant, database_option, saying_new_key, settings_with
 from service.tenant_keys import NewKey, key_created
 from service.terminal import say, write
 
@@ -49,7 +49,7 @@ class _Page(remote.Answered, frozen=True):
     next_cursor: str | None = None
 
 
-@click.group(short_help="Make, list and revoke API keys.")
+@click.group(cls=Commands, short_help="Make, list and revoke API keys.")
 def key() -> None:
     """Make, list and revoke API keys.
 

@@ -53,9 +53,9 @@ def assert_same_messages(found: list[Json], given: list[Json], *, owned: tuple[s
 
 
 def assert_export_holds(database: Path, conversations: dict[str, Json]) -> None:
-    """The export has all sessions, in order of their ids, with all of their messages."""
+    """The export has all sessions, in the order of the file, with all of their messages."""
     sessions = exported(database)
-    assert [session["id"] for session in sessions] == sorted(conversations)
+    assert [session["id"] for session in sessions] == list(conversations)
     for session in sessions:
         given = conversations[session["id"]]
         assert_same_session(session, given)

@@ -136,7 +136,8 @@ def plain(text: str) -> str:
 def test_a_terminal_gets_one_line_for_each_request_that_fits(tmp_path: Path) -> None:
     """No walls of text: what there is no room for is left out (N3)."""
     shown = on_terminal(tmp_path)
-    request, *others = plain(shown).splitlines()
+    made, request, *others = plain(shown).splitlines()
+    assert made[9:].startswith("signing key made key=")
     assert re.fullmatch(r"\d\d:\d\d:\d\d GET /v1/sessions/\{session_id\} 404 \d+\.\d ms default open", request)
     assert [line[9:] for line in others] == ["stopping", "stopped"]
     assert "\x1b[" in shown
@@ -153,7 +154,7 @@ def test_a_terminal_that_wants_no_colours_gets_none(tmp_path: Path, variables: d
 def test_form_and_level_of_the_log_can_be_chosen(tmp_path: Path) -> None:
     """By an option, which wins over the variable."""
     lines = on_terminal(tmp_path, "--log-format", "json", CHATLEDGER_LOG_FORMAT="text").splitlines()
-    assert [json.loads(line)["event"] for line in lines] == ["request", "stopping", "stopped"]
+    assert [json.loads(line)["event"] for line in lines] == ["signing key made", "request", "stopping", "stopped"]
     assert on_terminal(tmp_path, "--log-level", "warning", CHATLEDGER_LOG_LEVEL="debug") == ""
 
 

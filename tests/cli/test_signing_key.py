@@ -142,11 +142,11 @@ def test_a_crash_between_ledger_and_key_costs_nothing(tmp_path: Path) -> None:
     with Store(tmp_path / LEDGER):
         pass
     (tmp_path / KEY).unlink()
-    (tmp_path / (KEY + ".new")).write_text("half")
+    (tmp_path / (KEY + ".unfinished")).write_text("half")
     with KeyServer(tmp_path) as server:
         server.stop()
     assert [line["event"] for line in said_of_keys(server)] == ["signing key made"]
-    assert not (tmp_path / (KEY + ".new")).exists()
+    assert not (tmp_path / (KEY + ".unfinished")).exists()
 
 
 # ---------------------------------------------------------------- missing

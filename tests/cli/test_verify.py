@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.commit_all(create("t", message("m1")), delete("o"))
         signer = existing_signer(store.location, store.settings, ledger.identity(store.ledger))
         for session in ("s", "o"):
-            (folder / f"{session}.json").write_bytes(run(store.audit().proof(session, signer)))
+            (folder / f"{session}.json").write_bytes(run(store.audit().proof(session, signer))[1])
         (folder / "key").write_text(str(signer.verifier))
     said = succeed("verify", "--database", WRITTEN, "--save-head", "head", cwd=folder)
     first, views = said.splitlines()

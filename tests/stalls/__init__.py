@@ -1,0 +1,1 @@
+"""What everything that one caller asks for costs the appends of others (rule 12)."""
