@@ -97,7 +97,7 @@ class _Client:
             return 0
 
     async def _exchange(self, path: str, body: bytes) -> int:
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await self._connection()
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{self._head}Content-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
@@ -105,6 +105,14 @@ class _Client:
         await reader.readexactly(0 if length is None else int(length[1]))
         self._idle.append((reader, writer))
         return int(answer.split(b" ", 2)[1])
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()  # the server has closed it, because nothing came for long
+        return await asyncio.open_connection("127.0.0.1", self._port)
 
     async def append(self, due_s: float, session_id: str) -> None:
         body = b'{"role":"user","content":"%b"}' % CONTENT.encode()
