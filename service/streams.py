@@ -62,7 +62,7 @@ def prepare() -> None:
     for number in (_STDOUT, _STDERR):
         _open(number, os.O_RDONLY)
     if sys.stdin is None:
-        sys.stdin = open(_STDIN, closefd=False)  # noqa: SIM115  # as long as the process lives
+        sys.stdin = open(_STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115  # as long as the process lives
     _Streams.stdout = stdout = _Passing(_STDOUT, "w", closefd=False)
     sys.stdout = _text(stdout, sys.stdout, by_line=stdout.isatty())
     sys.stderr = _text(_Passing(_STDERR, "w", closefd=False), sys.stderr, by_line=True)

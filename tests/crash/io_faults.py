@@ -43,7 +43,7 @@ from crash.scenarios import (
 from crash.shim import CODES_EIO, CODES_FULL, ERRNO, Call, disk_error, watched
 from support.store import append, message
 
-from service import database, ledger
+from service import database, erasure_maintenance, ledger
 from service import writer as writer_module
 from service.checkpointer import Checkpointer
 from service.commands import AppendMessages, CreateSession
@@ -302,8 +302,8 @@ def _impatient() -> Iterator[None]:
     """What the writer tries again it tries again soon."""
     with (
         patch.object(writer_module, "CATCH_UP_PAUSE_S", 0.02),
-        patch.object(writer_module, "ERASE_AGAIN_S", 0.02),
-        patch.object(writer_module, "ERASE_AGAIN_AFTER_FAILURE_S", 0.02),
+        patch.object(erasure_maintenance, "HELD_PAUSE_S", 0.02),
+        patch.object(erasure_maintenance, "FAILURE_PAUSE_S", 0.02),
     ):
         yield
 

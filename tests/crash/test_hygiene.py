@@ -37,6 +37,7 @@ FILES = {
     ("service/location.py", "read_text"): "the system's list of mounts",
     ("service/location.py", "write_bytes"): "the lock's file",
     ("service/signing.py", "read_text"): "the signing key",
+    ("service/signing.py", "open"): "how other *.key files in the key's folder begin, none of which is the ledger",
     ("service/streams.py", "open"): "the null device, for a closed stream",
     ("service/tls.py", "read_bytes"): "the certificate",
     ("service/variables.py", "read_text"): "the file .env",

@@ -32,7 +32,7 @@ from crash.scenarios import BY_NAME, ERASED, erase, prepared, sample, settings_o
 from support import seeded_bugs
 from support.store import append, message
 
-from service import key_uses, log, threads
+from service import erasure_maintenance, key_uses, log, threads
 from service import rebuilder as rebuilder_module
 from service import writer as writer_module
 from service.board import Board
@@ -315,8 +315,8 @@ def _impatient() -> Iterator[None]:
     """What is tried again is tried again soon."""
     with (
         patch.object(writer_module, "CATCH_UP_PAUSE_S", 0.01),
-        patch.object(writer_module, "ERASE_AGAIN_S", 0.01),
-        patch.object(writer_module, "ERASE_AGAIN_AFTER_FAILURE_S", 0.01),
+        patch.object(erasure_maintenance, "HELD_PAUSE_S", 0.01),
+        patch.object(erasure_maintenance, "FAILURE_PAUSE_S", 0.01),
         patch.object(rebuilder_module, "STOP_WAIT_S", 2.0),
         patch.object(threads, "PAUSE_S", 0.001),
     ):

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from support.server import Server
-
 from stalls.appends import SteadyAppends
 from stalls.operations import Credentials, Operation, Scene, Sizes
+from support.server import Server
 
 ALONE = "alone"
 ALONE_S = 1.0
@@ -24,14 +23,23 @@ class Found(NamedTuple):
     longest_s: list[float]
 
 
-class Run(NamedTuple):
-    """What was found."""
+class Measured(NamedTuple):
+    """What was found, and the waits of all appends that were sent alone, in order of length."""
 
     alone_s: list[float]
-    """The waits of all appends that were sent alone."""
     operations: list[Found]
     refused: int
     """Appends that were answered with anything but 201."""
+
+    @property
+    def alone_longest_s(self) -> float:
+        """Of the appends alone."""
+        return self.alone_s[-1]
+
+    @property
+    def alone_p999_s(self) -> float:
+        """The wait that one of thousand appends alone exceeds."""
+        return self.alone_s[int(len(self.alone_s) * 0.999)]
 
 
 def measure(
@@ -40,32 +48,32 @@ def measure(
     credentials: Credentials,
     *,
     tries: int,
-    say: Callable[[str], None] = lambda _line: None,
     chosen: Callable[[Operation], bool] = lambda _operation: True,
-) -> Run:
-    """Serve the ledger that `seed` has prepared, and try every chosen operation so many times."""
-    names: list[Operation] = []
+    say: Callable[[str], None] = lambda _line: None,
+) -> Measured:
+    """Serve the ledger that `seed` has prepared, and try each chosen operation so many times."""
+    last: list[Operation] = []
     with Server(database) as server:
-        scene = Scene(server.port, database, sizes, credentials)
         with SteadyAppends(server.port, credential=credentials.tenant) as appends:
+            scene = Scene(server.port, database, sizes, credentials)
             for _ in range(tries):
-                names = [operation for operation in scene.operations() if chosen(operation)]
-                for operation in names:
+                last = [operation for operation in scene.operations() if chosen(operation)]
+                for operation in last:
                     with appends.window(ALONE):
                         time.sleep(ALONE_S)
-                    with appends.window(f"{operation.name}, {operation.size}"):
+                    with appends.window(operation.title):
                         operation.run()
-                        took_s = time.monotonic()
                         time.sleep(SETTLE_S)
-                    del took_s
-        scene.close()
+            scene.close()
         assert server.stop() == 0, server.stderr
-    found = []
-    for operation in names:
-        key = f"{operation.name}, {operation.size}"
-        longest_s = [max(waits, default=0.0) for waits in appends.waits_s(key)]
-        took = [each - SETTLE_S for each in appends.durations_s(key)]
-        found.append(Found(operation, took, longest_s))
-        say(f"{key}: {min(took):.3f} s, longest {' '.join(f'{each * 1000:.0f}' for each in longest_s)} ms")
-    alone = [wait for waits in appends.waits_s(ALONE) for wait in waits]
-    return Run(alone, found, sum(each.status != 201 for each in appends.appends))
+    found = [_found(operation, appends, say) for operation in last]
+    alone_s = sorted(wait for waits in appends.waits_s(ALONE) for wait in waits)
+    return Measured(alone_s, found, sum(each.status != 201 for each in appends.appends))
+
+
+def _found(operation: Operation, appends: SteadyAppends, say: Callable[[str], None]) -> Found:
+    longest_s = [max(waits, default=0.0) for waits in appends.waits_s(operation.title)]
+    took_s = [took - SETTLE_S for took in appends.durations_s(operation.title)]
+    waits = " ".join(f"{each * 1000:.0f}" for each in longest_s)
+    say(f"{operation.title}: took {min(took_s):.3f} s; longest waits {waits} ms")
+    return Found(operation, took_s, longest_s)

@@ -87,6 +87,16 @@ class Operation(NamedTuple):
     """Its operation id in the API document, or its command."""
     run: Callable[[], object]
 
+    @property
+    def title(self) -> str:
+        """Name and size."""
+        return f"{self.name}, {self.size}" if self.size else self.name
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it is one of the command line, in a process of its own."""
+        return self.name.startswith("chatledger ")
+
 
 class Scene:
     """A server with what `seed` has made, and its callers."""
@@ -139,8 +149,8 @@ class Scene:
         yield Operation("rebuild and swap", "all events", "rebuildProjections", self._rebuild)
         yield Operation("begin and cancel a rebuild", "", "cancelRebuild", self._cancel_rebuild)
         yield Operation("list keys", f"200 of {sizes.keys}", "listKeys", tenant("/v1/admin/keys?limit=200"))
-        yield Operation("create and revoke a key", f"of {sizes.keys}", "createKey", self._key)
-        yield Operation("health, metrics", "", "metrics", self._look)
+        yield Operation("create and revoke a key", f"of {sizes.keys}", "createKey revokeKey", self._key)
+        yield Operation("health, metrics", "", "live ready metrics", self._look)
         for command, *options in (
             ("backup", f"backup-{self._tries}.db"),
             ("verify",),

@@ -61,7 +61,7 @@ def idempotency_in_memory() -> None:
             raise IdempotencyMismatch
         return None if found is None else found[1]
 
-    def remember(_: object, answers: Sequence[Any], **__: object) -> None:
+    def remember(_: object, answers: Sequence[Any], *__: object, **___: object) -> None:
         known.update({(tenant_id, key.key): (key.fingerprint, answer) for tenant_id, key, answer in answers})
 
     idempotency.find, idempotency.remember = find, remember
@@ -273,10 +273,10 @@ def keys_by_the_clock() -> None:
     """Keys are forgotten by the wall clock, wherever that has jumped to."""
     remember = Committer._remember
 
-    def remember_by_clock(self: Committer, group: Any) -> None:
+    def remember_by_clock(self: Committer, group: Any, records: Any) -> None:
         from service.clock import now_us  # noqa: PLC0415  # the moved one
 
-        remember(self, group)
+        remember(self, group, records)
         if group.answers:
             idempotency.prune(self.ledger, before_us=now_us() - 30 * 86_400 * 10**6, limit=2 * len(group.answers))
 
