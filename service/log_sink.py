@@ -43,7 +43,8 @@ class LogSink:
         self._torn = False
         self._failing = False
         self._running = False
-        self._closed = False
+        self._last: threading.Event | None = None
+        """The thread ends behind it."""
         atexit.register(self.close)
 
     @property
@@ -69,15 +70,17 @@ class LogSink:
 
     def flush(self, timeout_s: float = FLUSH_S) -> None:
         """Wait until what was given is written or lost, for *timeout_s* at most."""
+        self._flush(threading.Event(), timeout_s)
+
+    def _flush(self, reached: threading.Event, timeout_s: float) -> None:
         if self._running:
-            reached = threading.Event()
             self._queue.put(reached)
             reached.wait(timeout_s)
 
     def close(self) -> None:
         """End the thread behind what was given, waiting as `flush` does. What is written later starts another one."""
-        self._closed = True
-        self.flush()
+        self._last = threading.Event()
+        self._flush(self._last, FLUSH_S)
         atexit.unregister(self.close)
 
     def _start(self) -> None:
@@ -94,23 +97,24 @@ class LogSink:
                 raise
             if self._writing.acquire(blocking=False):
                 try:
-                    self._write_what_waits(timeout_s=0)
+                    self._write_what_waits(0)
                 finally:
                     self._writing.release()
 
     def _run(self) -> None:
         try:
             with self._writing:
-                self._write_what_waits(timeout_s=0)
-                while not self._closed:
-                    self._write_what_waits(timeout_s=RETRY_S if self._dropped > self._said else None)
+                timeout_s: float | None = 0.0
+                while self._last not in self._write_what_waits(timeout_s):
                     time.sleep(GATHER_S)
+                    timeout_s = RETRY_S if self._dropped > self._said else None
         except BaseException:  # noqa: BLE001  # to log it would need this thread
             self.drop()
         finally:
             self._running = False  # the next line starts another one
 
-    def _write_what_waits(self, *, timeout_s: float | None) -> None:
+    def _write_what_waits(self, timeout_s: float | None) -> Sequence[threading.Event]:
+        """Wait for a line, and write those that are there by then; the events that were among them."""
         lines, reached = self._take(timeout_s)
         try:
             if lines:
@@ -120,6 +124,7 @@ class LogSink:
         finally:
             for each in reached:
                 each.set()
+        return reached
 
     def _write_lines(self, lines: Sequence[bytes]) -> None:
         lost = len(lines)

@@ -120,7 +120,7 @@ def forget_locals(error: BaseException) -> None:
         found = found.__cause__ or found.__context__
 
 
-def call_in_loop(loop: asyncio.AbstractEventLoop | None, callback: Callable[[], None]) -> None:
+def call_in_loop(loop: asyncio.AbstractEventLoop | None, callback: Callable[[], object]) -> None:
     """Have the event loop call *callback*. Where the loop is closed nobody waits any more."""
     if loop is None:
         return
@@ -143,21 +143,24 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await asyncio.to_thread(contained)
 
 
-def settle(future: "asyncio.Future[T]", outcome: T | BaseException, *, otherwise: Exception) -> None:
+def settle(future: "asyncio.Future[T]", outcome: T | BaseException, *, otherwise: Exception) -> bool:
     """Give whoever waits for *future* its outcome, or *otherwise* where no future takes that one (StopIteration).
 
-    It raises nothing: others are answered behind this one. A future that was cancelled stays so.
+    It raises nothing: others are answered behind this one. A future that was cancelled stays so, and is answered False.
     """
     try:
         if future.done():
-            return
+            return False
         if isinstance(outcome, BaseException):
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
     except BaseException:  # noqa: BLE001
-        with contextlib.suppress(asyncio.InvalidStateError):
+        try:
             future.set_exception(otherwise)
+        except asyncio.InvalidStateError:
+            return False
+    return True
 
 
 def end_process(reason: str) -> NoReturn:

@@ -84,6 +84,9 @@ class WriteQueue:
         self._small: deque[Waiting] = deque()
         self._large: deque[Waiting] = deque()
         self._tasks: deque[Task] = deque()
+        # What is in none of these for a moment. A fault in that moment leaves it here, and it goes where it belongs.
+        self._arriving: Waiting | Task | None = None
+        self._leaving: Waiting | None = None
         self._had_large = False
         self.group: list[Waiting] = []
         """What was taken last and is not answered yet."""
@@ -101,12 +104,20 @@ class WriteQueue:
 
     def gather(self, timeout_s: float | None) -> None:
         """See what has come; if nothing waits, wait until something comes, at most *timeout_s*."""
+        self._put_back()
         if self.is_empty:
             try:
                 self._sort_in(self._coming.get(timeout=timeout_s))
             except Empty:
                 return
         self._look()
+
+    def _put_back(self) -> None:
+        if self._leaving is not None:
+            self._lane_of(self._leaving).appendleft(self._leaving)
+            self._leaving = None
+        if self._arriving is not None:
+            self._sort_in(self._arriving)
 
     def _look(self) -> None:
         while True:
@@ -116,12 +127,15 @@ class WriteQueue:
                 return
 
     def _sort_in(self, item: Waiting | Task) -> None:
-        if not isinstance(item, Waiting):
-            self._tasks.append(item)
-        elif item.is_large:
-            self._large.append(item)
+        self._arriving = item
+        if isinstance(item, Waiting):
+            self._lane_of(item).append(item)
         else:
-            self._small.append(item)
+            self._tasks.append(item)
+        self._arriving = None
+
+    def _lane_of(self, waiting: Waiting) -> deque[Waiting]:
+        return self._large if waiting.is_large else self._small
 
     def next_task(self) -> Task | None:
         """The next thing to do that is no command."""
@@ -144,7 +158,7 @@ class WriteQueue:
     def _take_small(self, events: int) -> None:
         while self._small and len(self.group) < self._group_commands_max and events < GROUP_EVENTS_MAX:
             events += self._small[0].events
-            self.group.append(self._small.popleft())
+            self._move(self._small)
 
     def _take_large(self) -> bool:
         """Add one large command, and further ones as far as they fit; False where the group is full already."""
@@ -154,11 +168,17 @@ class WriteQueue:
             size_bytes += self._large[0].size_bytes
             if events > self._large[0].events and (events > GROUP_EVENTS_MAX or size_bytes > GROUP_BYTES_MAX):
                 break
-            self.group.append(self._large.popleft())
+            self._move(self._large)
         return events > 0
+
+    def _move(self, lane: deque[Waiting]) -> None:
+        self._leaving = waiting = lane.popleft()
+        self.group.append(waiting)
+        self._leaving = None
 
     def take_all(self) -> list[Waiting | Task]:
         """All that waits, of a writer that takes nothing any more. Callable from any thread."""
+        self._put_back()
         found: list[Waiting | Task] = []
         for lane in (self._small, self._large, self._tasks):
             while lane:

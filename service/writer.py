@@ -151,17 +151,18 @@ class Writer:
             raise Overloaded("The queue of writes is full.")
         copied_bytes = min(copied_bytes, self.budget.bytes_max // 2)
         self.budget.hold(copied_bytes, own_bytes=BODY_TIMES * size_bytes)
-        future: asyncio.Future[Committed | Replayed] = self._loop.create_future()
-        events = events_of(submission.command)
-        self._queue.put(Waiting(submission, size_bytes + copied_bytes, time.perf_counter(), future, events))
-        self._waiting_commands += 1
-        if self._gone:  # it may have looked into the queue before
-            self._refuse_the_rest()
         try:
+            future: asyncio.Future[Committed | Replayed] = self._loop.create_future()
+            events = events_of(submission.command)
+            self._queue.put(Waiting(submission, size_bytes + copied_bytes, time.perf_counter(), future, events))
+            self._waiting_commands += 1
+            if self._gone:  # it may have looked into the queue before
+                self._refuse_the_rest()
             return await future
+        except asyncio.CancelledError:  # the request is over and gives its bytes back; the command is still in memory
+            self.budget.keep(size_bytes + copied_bytes)
+            raise
         finally:
-            if future.cancelled():  # the request is over and gives its bytes back; the command is still in memory
-                self.budget.keep(size_bytes + copied_bytes)
             self.budget.release(copied_bytes)
 
     async def erased(self) -> None:
@@ -367,9 +368,8 @@ class Writer:
         def deliver() -> None:
             for waiting, outcome in pairs:
                 self._waiting_commands -= 1
-                if waiting.future.done():  # its request was cancelled; the write stands
-                    self.budget.release(waiting.size_bytes)
-                settle(waiting.future, outcome, otherwise=OutcomeUnknown())
+                if not settle(waiting.future, outcome, otherwise=OutcomeUnknown()):
+                    self.budget.release(waiting.size_bytes)  # its request was cancelled; the write stands
 
         call_in_loop(self._loop, deliver)
         self._queue.group = []

@@ -12,6 +12,7 @@ import apsw
 from crash.account import Account, Fact, Group, read_rows
 from crash.disk import Recorder
 from support.canary import CANARY
+from support.old_ledgers import migrations, older_ledger
 from support.store import append, appending, create, delete, message, remove, submit, update
 
 from service import backup, database, erasure, ledger, restore, tree
@@ -30,8 +31,6 @@ from service.writer import Writer
 BUSY_TIMEOUT_MS = 200
 ERASED = "secret"
 """The session whose content is `CANARY`, in the scenarios that erase."""
-_ADDED = {2: ("tree", "tiles", "commitments"), 3: ("erasures",), 4: ("key_uses",)}
-"""The tables of each later schema (tests/integration/test_migrations.py)."""
 
 
 def settings_of(root: Path, **more: Any) -> Settings:
@@ -187,13 +186,9 @@ def _stops(stage: Stage) -> None:
 def _migrate(schema: int) -> Callable[[Stage], None]:
     def prepare(stage: Stage) -> None:
         _with_content(stage)
-        with closing(apsw.Connection(stage.settings.database_path)) as db:
-            db.execute("DROP TRIGGER IF EXISTS events_erased")
-            for number, names in _ADDED.items():
-                for name in names:
-                    if number > schema:
-                        db.execute(f"DROP TABLE {name}")
-            db.pragma("user_version", schema)
+        path, older = Path(stage.settings.database_path), stage.root / "older.db"
+        older_ledger(path, older, schema)
+        older.replace(path)
 
     return prepare
 
@@ -398,7 +393,7 @@ def _again(name: str, to_position: int | None = None) -> Callable[[Path], None]:
 
 
 _MIGRATIONS = tuple(
-    Scenario(f"migration from {schema}", _migrate(schema), _few_commits) for schema in range(1, max(_ADDED))
+    Scenario(f"migration from {schema}", _migrate(schema), _few_commits) for schema, _ in migrations()[:-1]
 )
 SCENARIOS: Sequence[Scenario] = (
     Scenario("first start", _nothing, _commits),

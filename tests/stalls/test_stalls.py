@@ -1,11 +1,13 @@
 """Nothing that one caller asks for holds the appends of others longer than 250 ms more than they wait alone."""
 
+import sys
 from pathlib import Path
 
 import pytest
+from support.server import Server
+
 from stalls.measure import measure
 from stalls.operations import SHORT, Operation, Scene, seed
-from support.server import Server
 
 MORE_S = 0.25
 TRIES = 3
