@@ -132,7 +132,10 @@ def _look(location: Location, settings: Settings, source: Path, to_position: int
     OwnFiles.of(location, settings).check(source)  # some of which are removed on the way
     if not is_file(str(source)):
         raise RefusedToStart(f"There is no backup at {source}.")
-    with offline.reading_ledger(Location(str(source), memory=False), settings) as connection:
+    with (
+        database.storage_failures_named(str(source)),
+        offline.reading_ledger(Location(str(source), memory=False), settings) as connection,
+    ):
         _check_position(connection, to_position)
 
 

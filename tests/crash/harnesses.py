@@ -28,9 +28,9 @@ class Harness:
 
 
 HARNESSES = {
-    "power cuts": Harness(run_power_cuts, "images", 20_000, 200_000),
-    "failing calls": Harness(run_io_faults, "faults", 3_000, 20_000),
-    "faults in threads": Harness(run_thread_faults, "faults", 800, 20_000),
+    "power cuts": Harness(run_power_cuts, "images", 4_000, 200_000),
+    "failing calls": Harness(run_io_faults, "faults", 1_500, 20_000),
+    "faults in threads": Harness(run_thread_faults, "faults", 400, 20_000),
     "kills": Harness(run_kills, "kills", 50, 1_000),
     "kills of commands": Harness(run_tool_kills, "kills", 24, 500),
     "full disk": Harness(run_full_disk, "times full", 3, 50),

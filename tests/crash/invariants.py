@@ -185,7 +185,8 @@ class Judge:
             if row == expected:
                 continue
             if expected[0] < erased.get(expected[STREAM], 0):
-                expected = (*expected[:PAYLOAD], None, None)  # noqa: PLW2901
+                payload, salt = expected[PAYLOAD:]
+                expected = (*expected[:PAYLOAD], bytes(len(payload)), bytes(len(salt)))  # noqa: PLW2901
             if remade and expected[0] in self._account.remade:
                 row = _without_chance(row)  # noqa: PLW2901
                 expected = _without_chance(expected)  # noqa: PLW2901

@@ -186,6 +186,9 @@ class _Sqlite:
 _sqlite: list[_Sqlite] = []
 
 
+_CALLS = ("open", "close", "fsync", "ftruncate", "write", "pwrite", "replace", "rename", "unlink", "mkdir", "fdopen")
+
+
 class Shim:
     """What is between, while it is active. Only one may be at a time."""
 
@@ -208,7 +211,7 @@ class Shim:
         if not _sqlite:
             _sqlite.append(_Sqlite())
         _sqlite[0].shim = self
-        for name in ("open", "close", "fsync", "ftruncate", "replace", "rename", "unlink", "mkdir", "fdopen"):
+        for name in _CALLS:
             self._real[name] = getattr(os, name)
             setattr(os, name, getattr(self, f"_os_{name}"))
         return self
@@ -295,12 +298,32 @@ class Shim:
             return _OpenFile(self, descriptor)
         return self._real["fdopen"](descriptor, *arguments, **more)
 
-    def write(self, descriptor: int, data: bytes) -> int:
-        """Write at the descriptor's place."""
+    def _os_write(self, descriptor: int, data: Any) -> int:
+        real = self._real["write"]
+        if descriptor not in self._descriptors:
+            return int(real(descriptor, data))
+        return self._written(
+            descriptor, data, os.lseek(descriptor, 0, os.SEEK_CUR), lambda part: real(descriptor, part)
+        )
+
+    def _os_pwrite(self, descriptor: int, data: Any, offset: int) -> int:
+        real = self._real["pwrite"]
+        if descriptor not in self._descriptors:
+            return int(real(descriptor, data, offset))
+        return self._written(descriptor, data, offset, lambda part: real(descriptor, part, offset))
+
+    def _written(self, descriptor: int, data: Any, offset: int, act: Callable[[bytes], int]) -> int:
+        """As the real one: how many bytes were written."""
         name, number = self._descriptors[descriptor]
-        offset = os.lseek(descriptor, 0, os.SEEK_CUR)
-        call = Call("write", name, sqlite=False, file=number, offset=offset, data=data)
-        return self.watcher.around(call, lambda: os.write(descriptor, call.data))
+        call = Call("write", name, sqlite=False, file=number, offset=offset, data=bytes(data))
+        done: list[int] = []
+
+        def write() -> int:
+            done.append(act(call.data))  # a short write takes the first part of what was asked
+            return 0
+
+        self.watcher.around(call, write)
+        return done[0]
 
 
 class _OpenFile:
@@ -310,7 +333,7 @@ class _OpenFile:
         self._shim, self._descriptor = shim, descriptor
 
     def write(self, data: str | bytes) -> int:
-        return self._shim.write(self._descriptor, data.encode() if isinstance(data, str) else data)
+        return os.write(self._descriptor, data.encode() if isinstance(data, str) else data)
 
     def writelines(self, lines: list[bytes]) -> None:
         for line in lines:
