@@ -13,7 +13,20 @@ import msgspec
 if not __package__:  # run by its path: this folder's modules are found by their package's name only
     sys.path[0] = str(Path(__file__).parents[1])
 
-from benchmarks import append, beside, credentials, evidence, large, machine, reads, rebuild, report, sizes, writes
+from benchmarks import (
+    append,
+    beside,
+    credentials,
+    evidence,
+    large,
+    machine,
+    reads,
+    rebuild,
+    report,
+    sizes,
+    stalls,
+    writes,
+)
 from benchmarks.bench import FULL, QUICK, Bench
 from benchmarks.figures import Figure, as_text
 from benchmarks.generate import OPEN_SESSIONS
@@ -33,7 +46,7 @@ PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "sizes": sizes.run,
     "peers": peers.run,
 }
-EXTRA: dict[str, Callable[[Bench], Iterator[Figure]]] = {"large": large.run}
+EXTRA: dict[str, Callable[[Bench], Iterator[Figure]]] = {"large": large.run, "stalls": stalls.run}
 """Parts that run only where they are asked for: they take much time and disk."""
 
 
@@ -115,10 +128,12 @@ def main(
         bench = Bench(Path(name), scale, chosen, _say, peers=Peers(peers_folder or CACHE))
         figures = [figure for part in only for figure in (PARTS | EXTRA)[part](bench)]
     click.echo(as_text(figures))
+    benchmarks = ROOT / "docs" / "benchmarks.md"
     document = report.document(
         described,
         figures,
         peers.described(bench) if "peers" in only else [],
+        before=benchmarks.read_text() if benchmarks.exists() else "",
         connections=scale.connections,
         sessions=scale.sessions,
         events=f"{scale.ledger_events:,}",
@@ -128,8 +143,10 @@ def main(
     if output is not None:
         (output / "benchmarks.md").write_text(document)
     elif scale == FULL and only == list(PARTS):
-        (ROOT / "docs" / "benchmarks.md").write_text(document)
+        benchmarks.write_text(document)
         report.fill_readme(ROOT / "README.md", report.summary(described, figures))
+    elif scale == FULL and only == list(EXTRA):
+        report.fill_large(benchmarks, described, figures)
     if strict and not all(figure.passes for figure in figures):
         sys.exit(1)
 

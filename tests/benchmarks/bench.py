@@ -28,6 +28,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     peer_import_messages: int
     large_events: int
     idle_s: int
+    stall_at_limits: bool
 
 
 FULL = Scale(
@@ -41,6 +42,7 @@ FULL = Scale(
     peer_import_messages=1_000_000,
     large_events=10_000_000,
     idle_s=5,
+    stall_at_limits=True,
 )
 QUICK = Scale(
     rounds=2,
@@ -53,6 +55,7 @@ QUICK = Scale(
     peer_import_messages=20_000,
     large_events=40_000,
     idle_s=1,
+    stall_at_limits=False,
 )
 
 

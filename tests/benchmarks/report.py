@@ -46,7 +46,10 @@ look at the ratios first.
   of 1,000 requests here), and the events read back decoded. Import is the command, on the same machine alone.
 - **Sizes**: of the files of that ledger, closed. The views hold each message once more.
 - A *bar* is what we promise ourselves; it says PASS if the median reaches it.
-- A ledger of 10,000,000 events is measured by `make bench-large`, which is not a part of this.
+- **A large ledger** is measured by `make bench-large`, which takes an hour and writes its own tables. *Appends beside
+  every operation*: 100 appends a second of others go on while each operation of the API, and each command, is carried
+  out at the largest size that the limits allow. A wait counts from when the append was due. The bar is the longest wait
+  of the same appends alone, and 250 ms.
 """
 
 _SUMMARY = (
@@ -62,12 +65,19 @@ _SUMMARY = (
     ("Beside peers over HTTP", "session with 50 messages ÷ the store it replaces"),
 )
 _SECTION = re.compile(r"(?s)(<!-- bench:start -->\n).*?(<!-- bench:end -->)")
+_LARGE = re.compile(r"(?s)(<!-- large:start -->\n).*?(<!-- large:end -->)")
 
 
 def document(
-    machine: Sequence[tuple[str, str]], figures: Sequence[Figure], peers: Sequence[tuple[str, str]], **scale: object
+    machine: Sequence[tuple[str, str]],
+    figures: Sequence[Figure],
+    peers: Sequence[tuple[str, str]],
+    *,
+    before: str = "",
+    **scale: object,
 ) -> str:
-    """The whole of docs/benchmarks.md."""
+    """The whole of docs/benchmarks.md. What *before*, the one that it replaces, has of a large ledger is kept."""
+    large = _LARGE.search(before)
     parts = [
         _INTRODUCTION.format(**scale),
         "## The machine\n",
@@ -75,6 +85,7 @@ def document(
         *(["\n## The peers\n", markdown_table(peers, ("peer", "versions"))] if peers else []),
         "\n## Figures\n",
         as_markdown(figures),
+        "\n" + (large[0] if large else "<!-- large:start -->\n<!-- large:end -->"),
     ]
     return "\n".join(parts) + "\n"
 
@@ -95,10 +106,20 @@ def summary(machine: Sequence[tuple[str, str]], figures: Sequence[Figure]) -> st
 
 def fill_readme(readme: Path, text: str) -> bool:
     """Put *text* between the markers of *readme*, and tell whether it has them."""
-    if not readme.exists():
+    return _fill(readme, _SECTION, text)
+
+
+def fill_large(document_path: Path, machine: Sequence[tuple[str, str]], figures: Sequence[Figure]) -> bool:
+    """Put what was measured of a large ledger into docs/benchmarks.md, and tell whether it has the markers."""
+    parts = ["## A large ledger\n", markdown_table(machine, ("what", "value")), "", as_markdown(figures)]
+    return _fill(document_path, _LARGE, "\n".join(parts) + "\n")
+
+
+def _fill(path: Path, section: re.Pattern[str], text: str) -> bool:
+    if not path.exists():
         return False
-    before = readme.read_text()
-    after, count = _SECTION.subn(lambda found: f"{found[1]}{text}{found[2]}", before)
+    before = path.read_text()
+    after, count = section.subn(lambda found: f"{found[1]}{text}{found[2]}", before)
     if after != before:
-        readme.write_text(after)
+        path.write_text(after)
     return count > 0

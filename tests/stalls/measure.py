@@ -1,5 +1,6 @@
 """Each operation beside steady appends, and the same appends alone before each, in one run."""
 
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,11 @@ class Found(NamedTuple):
     operation: Operation
     took_s: list[float]
     longest_s: list[float]
+
+    @property
+    def median_longest_s(self) -> float:
+        """Of the tries."""
+        return statistics.median(self.longest_s)
 
 
 class Measured(NamedTuple):

@@ -16,6 +16,8 @@ from service.keys import new_text
 from service.tenant_keys import NewKey, key_created
 
 BATCH = 1_000
+TRIES_MAX = 9
+ALL = "all events"
 MIB = 1024 * 1024
 POLL_S = 0.01
 TIMEOUT_S = 600.0
@@ -35,6 +37,7 @@ class Sizes(NamedTuple):
     keys: int = 900
 
 
+LIMITS = Sizes()
 SHORT = Sizes(messages=40_000, wide_messages=20, proof_events=5_000, proof_bytes=20 * MIB, keys=300)
 _SHORT_TEXT = "How does the ledger know that nobody has changed an event since it was written?"
 
@@ -53,6 +56,9 @@ def seed(database: Path, sizes: Sizes) -> Credentials:
         for first in range(0, sizes.messages, BATCH):
             count = min(BATCH, sizes.messages - first)
             store.commit_all(append("long", *(message(f"m{first + number}", _SHORT_TEXT) for number in range(count))))
+        for number in range(1, TRIES_MAX + 1):  # as long as what is appended at once: the two are compared
+            batch = [message(f"m{each}", _SHORT_TEXT) for each in range(BATCH)]
+            store.commit_all(create(f"t{number}-batch"), append(f"t{number}-batch", *batch))
         store.commit_all(create("wide"))
         for number in range(sizes.wide_messages):
             store.commit_all(append("wide", message(f"m{number}", "w" * (MIB - 1000))))
@@ -93,9 +99,9 @@ class Operation(NamedTuple):
         return f"{self.name}, {self.size}" if self.size else self.name
 
     @property
-    def is_command(self) -> bool:
-        """Whether it is one of the command line, in a process of its own."""
-        return self.name.startswith("chatledger ")
+    def reads_all(self) -> bool:
+        """Whether it goes through the whole ledger, as a rebuild and the commands do."""
+        return self.size == ALL
 
 
 class Scene:
@@ -146,7 +152,7 @@ class Scene:
         yield Operation("get a checkpoint", "", "getCheckpoint", operator("/tlog/checkpoint"))
         yield Operation("get a tile", "256 hashes", "getTile", operator("/tlog/tile/0/000"))
         yield Operation("list projections", "", "showProjections", operator("/v1/admin/projections"))
-        yield Operation("rebuild and swap", "all events", "rebuildProjections", self._rebuild)
+        yield Operation("rebuild and swap", ALL, "rebuildProjections", self._rebuild)
         yield Operation("begin and cancel a rebuild", "", "cancelRebuild", self._cancel_rebuild)
         yield Operation("list keys", f"200 of {sizes.keys}", "listKeys", tenant("/v1/admin/keys?limit=200"))
         yield Operation("create and revoke a key", f"of {sizes.keys}", "createKey revokeKey", self._key)
@@ -158,7 +164,7 @@ class Scene:
             ("export", "--events"),
         ):
             name = " ".join(["chatledger", command, *(option for option in options if option.startswith("-"))])
-            yield Operation(name, "all events", command, self._command(command, *options))
+            yield Operation(name, ALL, command, self._command(command, *options))
 
     def _writes(self, name: str) -> Iterator[Operation]:
         sizes, text = self._sizes, _SHORT_TEXT
@@ -171,6 +177,10 @@ class Scene:
         yield Operation("create a session", "1,000 messages, 8 MiB", "createSession", post("/v1/sessions", made))
         messages = f"/v1/sessions/{name}-made/messages"
         yield Operation("append messages", "1,000", "appendMessages", post(messages, many))
+        erase = msgspec.json.encode({"reason": "measured"})
+        yield Operation(
+            "erase a session", "1,000 messages", "eraseSession", post(f"/v1/sessions/{name}-batch/erase", erase)
+        )
         yield Operation("append messages", "8 of 1 MiB", "appendMessages", post(messages, large))
         patch = msgspec.json.encode({"traits": {"notes": name + "t" * 64_000}})
         yield Operation("update a session", "64 KiB", "updateSession", self._patch("/v1/sessions/long", patch))
@@ -184,7 +194,6 @@ class Scene:
         last = f"/v1/sessions/{name}-fork/messages/m{sizes.messages - 1}"
         yield Operation("remove the newest message", f"of {sizes.messages:,}", "removeMessage", delete(last))
         yield Operation("delete a session", size, "deleteSession", delete(f"/v1/sessions/{name}-fork"))
-        erase = msgspec.json.encode({"reason": "measured"})
         yield Operation("erase a session", size, "eraseSession", post(f"/v1/sessions/{name}-fork/erase", erase))
         yield Operation(
             "erase a session",
