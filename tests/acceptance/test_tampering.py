@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chatledger.domain.commands import EraseSession
+from chatledger.errors import ChatledgerError, UnsoundProof
+from chatledger.ledger import event_store
+from chatledger.proofs import bundle
+from chatledger.proofs.signed_heads import Verifier, signer_of
+from chatledger.proofs.verification import verify_ledger
+from chatledger.settings import Settings
+from chatledger.storage.database import open_ledger, open_ledger_reader
+from chatledger.storage.paths import Location
+from chatledger.writing import erasure
 from support import independent_verifier as independent
 from support.command import run as run_command
 from support.command import succeed
 from support.conversations import load
 from support.seeds import new_seed
 from support.store import Store, append, create, delete, message, run, submit
-
-from service import bundle, erasure, ledger
-from service.commands import EraseSession
-from service.database import open_ledger, open_ledger_reader
-from service.errors import ChatledgerError, UnsoundProof
-from service.location import Location
-from service.settings import Settings
-from service.signing import Verifier, signer_of
-from service.verify import verify_ledger
 
 FLIPS = int(os.environ.get("TEST_BIT_FLIPS", "10000"))
 HEADER_BYTES = 100
@@ -58,7 +59,7 @@ class Evidence:
 
 def head_of(store: Store) -> tuple[str, str]:
     """The signed head of an open ledger, and the verifier key; of a copy without its key, by a new one."""
-    with_key = signer_of(store.location, store.settings, ledger.identity(store.ledger), events=0)
+    with_key = signer_of(store.location, store.settings, event_store.identity(store.ledger), events=0)
     leaves = [leaf for (leaf,) in store.ledger.execute("SELECT leaf FROM events ORDER BY position")]
     return with_key.sign(len(leaves), independent.root_of(leaves)), str(with_key.verifier)
 
@@ -526,7 +527,7 @@ def test_an_erased_session_is_no_tampering(evidence: Evidence, tmp_path: Path) -
     with Store(copy.path) as store:
         store.commit_all(submit(session, EraseSession(reason="asked for")))
         assert erasure.finish(store.committer, wait_ms=1_000)
-        signer = signer_of(store.location, store.settings, ledger.identity(store.ledger), events=0)
+        signer = signer_of(store.location, store.settings, event_store.identity(store.ledger), events=0)
         _, proof = run(store.audit().proof(session, signer))
     with closing(sqlite3.connect(copy.path)) as db:
         assert db.execute("SELECT count(*) FROM events WHERE payload < x'01'").fetchone()[0] > 2

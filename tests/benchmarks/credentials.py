@@ -56,7 +56,7 @@ def run(bench: Bench) -> Iterator[Figure]:
 
 
 def _make_key(folder: Path) -> str:
-    command = [sys.executable, "-m", "service.cli", "key", "create", "--database", str(folder / "ledger.db")]
+    command = [sys.executable, "-m", "chatledger.cli.main", "key", "create", "--database", str(folder / "ledger.db")]
     options = ["--tenant", "default", "--scopes", "read,write"]
     made = subprocess.run([*command, *options], env=environment(), capture_output=True, text=True, check=True)
     return made.stdout.split()[-1]

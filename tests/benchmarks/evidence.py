@@ -7,17 +7,21 @@ from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
+from chatledger.ledger import event_store, tree_store
+from chatledger.ledger.merkle import Frontier
+from chatledger.maintenance import local_ledger
+from chatledger.proofs import bundle
+from chatledger.proofs.signed_heads import Signer
+from chatledger.proofs.verification import verify_ledger
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.storage.database import Connection
+from chatledger.storage.paths import Location
+from chatledger.writing.committer import Committer
+
 from benchmarks import generate
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, ratios
-from service import bundle, database, ledger, offline, tree
-from service.committer import Committer
-from service.database import Connection
-from service.location import Location
-from service.merkle import Frontier
-from service.settings import Settings
-from service.signing import Signer
-from service.verify import verify_ledger
 
 SECTION = "Proofs"
 VERIFY_BAR = 150_000
@@ -56,13 +60,13 @@ def _bundle_ms(connection: Connection) -> float:
     positions = _positions(connection)
     started_s = time.perf_counter()
     for _ in range(BUNDLES):
-        bundle.make(connection, ledger.read_positions(connection, positions), signer)
+        bundle.make(connection, event_store.read_positions(connection, positions), signer)
     return (time.perf_counter() - started_s) / BUNDLES * 1e3
 
 
 def _positions(connection: Connection) -> list[int]:
     """Those of a hundred messages, as far apart as the events of one session are, in the middle of the ledger."""
-    middle = tree.read(connection).size // 2
+    middle = tree_store.read(connection).size // 2
     return [middle + number * generate.OPEN_SESSIONS for number in range(BUNDLE_EVENTS)]
 
 
@@ -83,7 +87,7 @@ def _tree(bench: Bench, path: Path) -> Iterator[Figure]:
 
 
 def _append_speed(bench: Bench, path: Path, *, growing: bool) -> float:
-    with offline.writing(Settings(database_path=str(path))) as committer:
+    with local_ledger.writing(Settings(database_path=str(path))) as committer:
         coming = generate.submissions(bench.conversations, prefix="tree")
         list(_commit(committer, coming, 20))
         with patch.object(Frontier, "append", Frontier.append if growing else _not_at_all):

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from chatledger.domain.commands import AppendMessages, CreateSession
+from chatledger.domain.messages import MessageInput, accept_message
+from chatledger.maintenance import local_ledger
+from chatledger.settings import Settings
+from chatledger.writing.command_group import Committed, Submission
 
 from benchmarks.conversations import Conversation, without_ids
-from service import offline
-from service.commands import AppendMessages, CreateSession
-from service.group import Committed, Submission
-from service.intake import MessageInput, accept_message
-from service.settings import Settings
 
 OPEN_SESSIONS = 100
 """How many sessions go on at a time. A ledger in which each session is one run would be kinder to the indexes
@@ -28,7 +28,7 @@ class GeneratingFailed(Exception):
 
 def ledger(path: Path, conversations: list[Conversation], *, events: int) -> None:
     """Make a ledger of exactly *events* events at *path*, with its views, and close it."""
-    with offline.writing(Settings(database_path=str(path))) as committer:
+    with local_ledger.writing(Settings(database_path=str(path))) as committer:
         coming = islice(submissions(conversations), events)
         while group := list(islice(coming, GROUP_COMMANDS)):
             check(committer.commit(group))

@@ -9,6 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.storage.paths import Location
+
 from benchmarks import generate, sizes
 from benchmarks.append import WARM_UP_S
 from benchmarks.bench import Bench
@@ -16,9 +20,6 @@ from benchmarks.conversations import Conversation, typical_body
 from benchmarks.figures import Figure, ratios
 from benchmarks.load import Request
 from benchmarks.process import Server
-from service import database
-from service.location import Location
-from service.settings import Settings
 
 SMALL_EVENTS = 10_000
 LATENCY_AT_MOST = 1.3

@@ -1,6 +1,6 @@
 """The server processes that are measured: `python -m benchmarks.launch chatledger|bare DATABASE LOG_LEVEL`.
 
-Both run in `service.server.serve`, so that granian, uvloop and the garbage collector are set up the same.
+Both run in `chatledger.serving.server.serve`, so that granian, uvloop and the garbage collector are set up the same.
 """
 
 import sys
@@ -8,14 +8,14 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import msgspec
+from chatledger.domain.access import PUBLIC
+from chatledger.http.response import Answer
+from chatledger.observability import logs
+from chatledger.serving import app, server
+from chatledger.settings import Settings, load_settings
 from litestar import Litestar, Request, get, post
 from litestar.params import FromPath
 from prometheus_client import CollectorRegistry
-
-from service import app, log, server
-from service.access import PUBLIC
-from service.api.answer import Answer
-from service.settings import Settings, load_settings
 
 NOTHING = "/bench/nothing"
 LEAST = "/bench/least"
@@ -70,7 +70,7 @@ def _chatledger(settings: Settings) -> Litestar:
 
 
 class _Bare(Litestar):
-    """With what `service.server` asks the real application for."""
+    """With what `chatledger.serving.server` asks the real application for."""
 
     scheme = "http"
     open_to_all = None
@@ -90,7 +90,7 @@ def main() -> None:
     kind, database, log_level = sys.argv[1:]
     given = {**msgspec.structs.asdict(load_settings()), "database_path": database, "log_level": log_level, "port": 0}
     settings = msgspec.convert(given, Settings)
-    log.set_up(settings.log_level)
+    logs.set_up(settings.log_level)
     with patch.object(server, "create_app", {"chatledger": _chatledger, "bare": _bare}[kind]):
         server.serve(settings, announce=lambda url, _events: print(url, flush=True))  # noqa: T201
 

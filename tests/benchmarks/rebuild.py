@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from chatledger.domain.events import MESSAGE_APPENDED, MessageAppended
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.storage.database import Connection
+from chatledger.storage.paths import Location, remove
+from chatledger.views.builder import BATCH_EVENTS, Builder
+from chatledger.views.live_views import BUILT_IN
+from chatledger_projections import messages, sessions
+from chatledger_projections.projection import Projection
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, ratios
-from projections import messages, sessions
-from projections.build import BATCH_EVENTS, Builder
-from projections.projection import Projection
-from projections.views import BUILT_IN
-from service import database
-from service.database import Connection
-from service.events import MESSAGE_APPENDED, MessageAppended
-from service.location import Location, remove
-from service.settings import Settings
 
 BAR = 400_000
 BY_HAND_BAR = 0.7

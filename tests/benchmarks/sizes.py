@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.storage.paths import Location
+
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure
-from service import database
-from service.location import Location
-from service.settings import Settings
 
 SECTION = "Sizes"
 LEDGER_AT_MOST = 220

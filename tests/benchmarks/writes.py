@@ -56,7 +56,15 @@ def _imports(bench: Bench) -> Iterator[float]:
 
 def import_s(folder: Path, file: Path) -> float:
     """How many seconds it takes to import *file* into a new ledger in *folder*."""
-    command = [sys.executable, "-m", "service.cli", "import", "--database", str(folder / "ledger.db"), str(file)]
+    command = [
+        sys.executable,
+        "-m",
+        "chatledger.cli.main",
+        "import",
+        "--database",
+        str(folder / "ledger.db"),
+        str(file),
+    ]
     started_s = time.perf_counter()
     subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
     return time.perf_counter() - started_s

@@ -10,18 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from chatledger.ledger.merkle import Frontier
+from chatledger.maintenance import backup
+from chatledger.maintenance.restore import COPIED
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.storage.paths import Location, exclusive
+from chatledger.writing import erasure
 from support.command import assert_clear, environment, exported, refuse, run, status, succeed
 from support.documents import ROOT
 from support.old_ledgers import older_ledger
 from support.server import Server
 from support.store import Store, append, create, delete, message, remove, update
 from support.tables import dump, dump_rebuilt
-
-from service import backup, database, erasure
-from service.location import Location, exclusive
-from service.merkle import Frontier
-from service.restore import COPIED
-from service.settings import Settings
 
 HELLO = {"role": "user", "content": "Hello"}
 SESSIONS = 12
@@ -166,7 +167,7 @@ STUCK = """
 import sys
 from pathlib import Path
 from service import backup
-from service.settings import Settings
+from chatledger.settings import Settings
 def stuck(done, total):
     if 2 * done > total:
         print(done, total, flush=True)
@@ -308,8 +309,8 @@ def events_of_dead(ledger: Path, aside: Path) -> list[str]:
 STUCK_RESTORE = """
 import sys
 from pathlib import Path
-from service.restore import Steps, restore
-from service.settings import Settings
+from chatledger.maintenance.restore import Steps, restore
+from chatledger.settings import Settings
 def stuck(done, total):
     if 2 * done > total:
         print(done, total, flush=True)

@@ -14,6 +14,8 @@ import apsw
 import click
 import httpx
 import pytest
+from chatledger import __version__
+from chatledger.cli.main import cli
 from click.testing import CliRunner
 from support.command import (
     COMMAND,
@@ -29,9 +31,6 @@ from support.command import (
 from support.server import Server
 from support.store import Store
 from support.tables import dump, leaf
-
-from service import __version__
-from service.cli import cli
 
 Json = dict[str, Any]
 

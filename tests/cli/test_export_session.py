@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chatledger.transfer.markdown import code, fenced, inline
+from chatledger.writing import erasure
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
@@ -15,9 +17,6 @@ from hypothesis import strategies as st
 from support.command import assert_clear, exported, refuse, run, succeed, write_lines
 from support.store import Store
 from support.tables import leaf
-
-from service import erasure
-from service.transcript import code, fenced, inline
 
 NASTY = "before\n```\n# Not a heading\n````json\n<script>alert(1)</script>\n## 9. assistant\n`````"
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}

@@ -7,10 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from chatledger.cli.terminal import visible
 from support.command import environment, run, write_lines
 from support.server import Server
-
-from service.terminal import visible
 
 HOSTILE = [
     "\x1b[2J\x1b[H",  # clears the screen

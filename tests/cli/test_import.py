@@ -13,6 +13,10 @@ from typing import Any
 
 import apsw
 import pytest
+from chatledger.cli.main import cli
+from chatledger.transfer import importer
+from chatledger.transfer.importer import Report
+from chatledger.writing.checkpointer import OVERDUE
 from click.testing import CliRunner
 from support import crud
 from support.command import (
@@ -30,11 +34,6 @@ from support.imports import import_here, sessions_here
 from support.server import Server
 from support.store import Store, append, create, message, remove, update
 from support.tables import dump, dump_rebuilt, wrong_leaves
-
-from service import importer
-from service.checkpointer import OVERDUE
-from service.cli import cli
-from service.importer import Report
 
 Json = dict[str, Any]
 
@@ -354,7 +353,7 @@ def test_a_killed_import_is_finished_by_the_next_one(tmp_path: Path) -> None:
 
 MEASURED = """
 import sys
-from service.cli import main
+from chatledger.cli.main import main
 try:
     main()
 finally:

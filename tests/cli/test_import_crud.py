@@ -7,14 +7,14 @@ from pathlib import Path
 
 import apsw
 import pytest
+from chatledger.errors import RefusedToStart
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.transfer import crud_order, importer
+from chatledger.transfer.json_lines import Found
 from support import crud
 from support.command import refuse
 from support.imports import import_here, sessions_here
-
-from service import crud_order, database, importer
-from service.errors import RefusedToStart
-from service.import_lines import Found
-from service.settings import Settings
 
 NOON_S = 1_715_774_400
 GOOD = {"0": 1, "z": 1}

@@ -15,14 +15,14 @@ from typing import Any
 
 import apsw
 import pytest
+from chatledger.cli import progress
+from chatledger.errors import RefusedToStart
+from chatledger.transfer import import_file, importer
+from chatledger.transfer.importer import Report
+from chatledger.transfer.json_lines import FOREIGN_MAX
 from support import crud
 from support.command import COMMAND, environment, exported, refuse, run, status, succeed, write_lines
 from support.store import Store, create, message
-
-from service import import_input, importer, progress
-from service.errors import RefusedToStart
-from service.import_lines import FOREIGN_MAX
-from service.importer import Report
 
 SESSIONS = 60
 IDS = [f"s{n:02d}" for n in range(SESSIONS)]
@@ -396,7 +396,7 @@ def test_a_read_that_fails_midway_is_said_and_keeps_what_was_read(
 ) -> None:
     """As of a disk that cannot be read on."""
     (tmp_path / "file").write_bytes(lines())
-    monkeypatch.setattr(import_input, "BUFFER_BYTES", 512)
+    monkeypatch.setattr(import_file, "BUFFER_BYTES", 512)
     readv, left = os.readv, [4]
 
     def fail(descriptor: int, buffers: list[Any]) -> int:

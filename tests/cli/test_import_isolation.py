@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import apsw
 import pytest
+from chatledger.domain.events import Event, MessageAppended
+from chatledger.storage.database import Connection
+from chatledger_projections.projection import Projection
 from support import crud
 from support.command import write_lines
 from support.imports import import_here, sessions_here
-
-from projections.projection import Projection
-from service.database import Connection
-from service.events import Event, MessageAppended
 
 SEEDS = range(12)
 ID = "self"

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chatledger.domain.commands import ForkSession
+from chatledger.domain.events import ForkedFrom, SessionCreated
+from chatledger.ledger import event_store
+from chatledger.transfer import importer
+from chatledger.transfer.importer import Report
+from chatledger.writing import erasure
+from chatledger.writing.command_group import Submission
 from support import crud
 from support.command import run, succeed, write_lines
 from support.imports import exported_here, import_here, sessions_here
 from support.server import Server
 from support.store import Store, append, create, delete, message, remove, submit, update
-
-from service import erasure, importer, ledger
-from service.commands import ForkSession
-from service.events import ForkedFrom, SessionCreated
-from service.group import Submission
-from service.importer import Report
 
 Json = dict[str, Any]
 
@@ -103,13 +104,13 @@ def test_a_session_that_was_deleted_is_said_to_be(tmp_path: Path) -> None:
         store.commit_all(delete("gone"))
         erasure.erase(store.committer, tenant_id="default", session_id="erased", reason="asked", actor="cli")
         erasure.finish_now(store.committer)
-        head = ledger.head(store.ledger).position
+        head = event_store.head(store.ledger).position
     report, reasons = import_here(export)
     assert (report.present, report.rejected) == (1, 2)
     assert reasons == {"line 2": "session gone was deleted here", "line 3": "session erased was erased here"}
     assert list(sessions_here(tmp_path)) == ["kept"]
     with Store(tmp_path / "ledger.db") as store:
-        assert ledger.head(store.ledger).position == head
+        assert event_store.head(store.ledger).position == head
         store.commit_all(delete("kept"))
     done = run("import", "--database", "ledger.db", "export", cwd=tmp_path)
     assert done.stdout.strip() == "0 sessions with 0 messages imported, 0 were there already, 3 rejected"
@@ -234,7 +235,7 @@ def test_an_export_of_more_sessions_than_a_page_keeps_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Archived ones among them, each once."""
-    monkeypatch.setattr("service.exporter._PAGE", 3)
+    monkeypatch.setattr("chatledger.transfer.exporter._PAGE", 3)
     names = [f"s{n * 7 % 20:02d}" for n in range(20)]
     commit(tmp_path, [create(name, message("m")) for name in names])
     commit(tmp_path, [update(name, archived=True) for name in names[::3]])

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import apsw
 import pytest
+from chatledger.serving.tls import own_certificate
+from chatledger.settings import Settings, load_settings
 from support import crud
 from support.command import COMMAND, environment, run, succeed, write_lines
 from support.locales import ASCII, PLAIN_C, latin1
 from support.store import Store, create, message
-
-from service.settings import Settings, load_settings
-from service.tls import own_certificate
 
 Locale = Callable[[], dict[str, str]]
 LATIN1 = pytest.param(latin1, id="latin1")

@@ -118,7 +118,7 @@ def test_every_command_says_in_a_line_what_is_wrong(home: Path, tmp_path: Path) 
         (-9, "", "it ended with -9"),
         (120, "", "it ended with 120"),
         (1, "Traceback (most recent call last):\nchatledger: l.db\n", "it shows its source"),
-        (1, '  File "service/cli.py", line 3, in main\nchatledger: l.db\n', "it shows its source"),
+        (1, '  File "service/chatledger/cli/main.py", line 3, in main\nchatledger: l.db\n', "it shows its source"),
         (1, "chatledger: Cannot use l.db\x1b[31m: no.\n", "it controls the terminal"),
         (1, "chatledger: The storage fails: disk I/O error.\n", "it does not name 'l.db'"),
         (1, "", "it does not say why"),

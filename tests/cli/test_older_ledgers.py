@@ -7,14 +7,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from chatledger.ledger import event_store, tree_store
+from chatledger.proofs.signed_heads import existing_signer
+from chatledger.proofs.verification import lacking
+from chatledger.storage import database
+from chatledger.writing import erasure
 from support.command import refuse, run, succeed
 from support.files import contents
 from support.old_ledgers import older_ledger, older_views, schema_of
 from support.store import Store, append, create, delete, message, remove, update
-
-from service import database, erasure, ledger, tree
-from service.signing import existing_signer
-from service.verify import lacking
 
 OLDER = range(1, database.newest_schema())
 LEDGER, VIEWS = "ledger.db", "ledger.db.views.000001.db"
@@ -33,9 +34,9 @@ class Newest:
                 store.commit_all(create("e", message("m1", "secret")))
                 erasure.erase(store.committer, tenant_id="default", session_id="e", reason="r", actor="cli")
                 erasure.finish_now(store.committer)
-            frontier = tree.read(store.ledger)
+            frontier = tree_store.read(store.ledger)
             self.size, self.root = frontier.size, frontier.root()
-            signer = existing_signer(store.location, store.settings, ledger.identity(store.ledger))
+            signer = existing_signer(store.location, store.settings, event_store.identity(store.ledger))
             self.key, self.head = str(signer.verifier), signer.sign(self.size, self.root)
         self.sessions = succeed("export", "--database", LEDGER, cwd=folder)
         self.events = succeed("export", "--events", "--database", LEDGER, cwd=folder)
@@ -170,7 +171,7 @@ def test_a_backup_of_an_older_ledger_leaves_it_as_it_is(newest: Newest, tmp_path
     assert succeed("export", "--events", "--database", "again/ledger.db", cwd=folder) == newest.events
     with Store(folder / LEDGER) as store:
         assert store.ledger.pragma("user_version") == database.newest_schema()
-        assert tree.read(store.ledger).root() == newest.root
+        assert tree_store.read(store.ledger).root() == newest.root
 
 
 @pytest.mark.parametrize("schema", OLDER)

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chatledger.storage.os_errors import shortened
 from support.command import COMMAND, assert_clear, environment, refuse, run, succeed
 from support.files import contents
 from support.small_disk import small_disk
 from support.store import Store, create, message
-
-from service.failures import shortened
 
 OWN = ("", "-wal", "-journal", ".key", ".lock", ".erasures", ".views.000001.db", ".new")
 REFUSED = "is the ledger itself, or one of its files"

@@ -12,7 +12,9 @@ from support.server import Server
 
 DATABASE = ("--database", "l.db")
 SESSION = {"id": "s", "messages": [{"role": "user", "content": "Hello"}, {"role": "tool", "content": "x"}]}
-GOOD = "from projections.projection import Projection\nGOOD = Projection(name='good', version=1, tables='')\n"
+GOOD = (
+    "from chatledger_projections.projection import Projection\nGOOD = Projection(name='good', version=1, tables='')\n"
+)
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ def test_what_leads_to_no_projection_is_refused_in_a_line(folder: Path, text: st
 def test_one_that_fails_while_it_is_built_is_named(folder: Path, text: str, says: str) -> None:
     """By every command that builds it, and by a server that starts."""
     (folder / "x.py").write_text(
-        f"from projections.projection import Projection\nP = Projection(name='p', version=1, tables='', {text})\n"
+        f"from chatledger_projections.projection import Projection\nP = Projection(name='p', version=1, tables='', {text})\n"
     )
     for command in ("replay", "serve --port 0", "serve --port 0 --workers 2"):
         done = run(*command.split(), *DATABASE, cwd=folder, env={"CHATLEDGER_PROJECTIONS": "./x.py:P"})

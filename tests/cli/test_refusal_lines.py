@@ -7,13 +7,12 @@ from pathlib import Path
 
 import apsw
 import pytest
+from chatledger.errors import LedgerLocked
+from chatledger.settings import Settings
+from chatledger.storage import paths
+from chatledger.storage.paths import Location, exclusive
 from support.command import COMMAND, refuse, run, succeed, write_lines
 from support.scenes import NAMESPACE, OTHER_UID, has_namespaces
-
-from service import location
-from service.errors import LedgerLocked
-from service.location import Location, exclusive
-from service.settings import Settings
 
 SESSION = {"id": "s", "messages": [{"role": "user", "content": "Hello"}]}
 DATABASE = ("--database", "l.db")
@@ -167,17 +166,17 @@ def test_a_refused_command_leaves_no_lock_beside_somebody_elses_file(folder: Pat
 def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the opening of the file and the lock somebody refuses and removes it, and another one makes it anew."""
     place = Location.of(Settings(database_path=str(tmp_path / "l.db")))
-    real, other = location._lock, []
+    real, other = paths._lock, []
 
     def late(descriptor: int, where: Location) -> None:
-        monkeypatch.setattr(location, "_lock", real)
+        monkeypatch.setattr(paths, "_lock", real)
         (tmp_path / "l.db.lock").unlink()
         context = exclusive(where)
         context.__enter__()
         other.append(context)
         real(descriptor, where)
 
-    monkeypatch.setattr(location, "_lock", late)
+    monkeypatch.setattr(paths, "_lock", late)
     with pytest.raises(LedgerLocked), exclusive(place):
         pass
     other[0].__exit__(None, None, None)

@@ -10,13 +10,12 @@ from pathlib import Path
 import apsw
 import httpx
 import pytest
+from chatledger.storage.paths import Address, exclusive, note_address
 from support import gated_projection
 from support.command import COMMAND, environment, refuse, run, succeed
 from support.server import Server
 from support.store import Store, append, create, delete, message, remove
 from support.tables import dump
-
-from service.location import Address, exclusive, note_address
 
 ROOT = Path(__file__).parents[2]
 HELLO = {"role": "user", "content": "Hello"}

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chatledger.domain.timestamps import format_us
+from chatledger.errors import UnsoundProof
+from chatledger.ledger import event_store
+from chatledger.proofs import bundle
+from chatledger.proofs.signed_heads import Signer, existing_signer
 from support import independent_verifier as independent
 from support.command import assert_clear, succeed
 from support.command import run as run_command
 from support.server import Server
 from support.store import Store, append, create, delete, message, run
-
-from service import bundle, ledger
-from service.clock import format_us
-from service.errors import UnsoundProof
-from service.signing import Signer, existing_signer
 
 Json = dict[str, Any]
 WRITTEN = "ledger.db"
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.commit_all(create("s", message("m1"), message("m2", 'é "\\')), create("o", message("m1")))
         store.commit_all(append("s", message("m3")), append("o", message("m2")), append("s", message("m4")))
         store.commit_all(create("t", message("m1")), delete("o"))
-        signer = existing_signer(store.location, store.settings, ledger.identity(store.ledger))
+        signer = existing_signer(store.location, store.settings, event_store.identity(store.ledger))
         for session in ("s", "o"):
             (folder / f"{session}.json").write_bytes(run(store.audit().proof(session, signer))[1])
         (folder / "key").write_text(str(signer.verifier))

@@ -10,13 +10,12 @@ from pathlib import Path
 import click
 import msgspec
 import pytest
+from chatledger import __version__
+from chatledger.cli.main import cli
+from chatledger.cli.progress import Progress
+from chatledger.settings import Settings, variable_of
 from support.command import environment, run, status, succeed, write_lines
 from support.server import Server
-
-from service import __version__
-from service.cli import cli
-from service.progress import Progress
-from service.settings import Settings, variable_of
 
 SESSION = {"id": "s", "messages": [{"role": "user", "content": "Hello"}]}
 DATABASE = ("--database", "l.db")

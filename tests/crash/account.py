@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
-
-from service.database import Connection
+from chatledger.storage.database import Connection
 
 Row: TypeAlias = tuple[Any, ...]
 

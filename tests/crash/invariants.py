@@ -12,22 +12,23 @@ from typing import Any
 
 import apsw
 import msgspec
+from chatledger.errors import ChatledgerError
+from chatledger.ledger import event_store
+from chatledger.ledger.merkle import Frontier
+from chatledger.proofs.signed_heads import signer_of
+from chatledger.proofs.verification import verify_ledger
+from chatledger.storage import database
+from chatledger.storage.paths import Location
+from chatledger.views.builder import Builder
+from chatledger.views.live_views import BUILT_IN
+from chatledger.writing import erasure, erasure_list
+from chatledger.writing.command_group import Committed
+from chatledger.writing.committer import Committer, hold
 from crash.account import LEAF, PAYLOAD, RECORDED_AT, SALT, STREAM, TYPE, Account, Row, read_rows
 from crash.scenarios import ERASED, Scenario, settings_of, take_backup
 from support.canary import CANARY
 from support.store import create, message
 from support.tables import dump, rows_of
-
-from projections.build import Builder
-from projections.views import BUILT_IN
-from service import database, erasure, erasure_list, ledger
-from service.committer import Committer, hold
-from service.errors import ChatledgerError
-from service.group import Committed
-from service.location import Location
-from service.merkle import Frontier
-from service.signing import signer_of
-from service.verify import verify_ledger
 
 RETRY_TIMEOUT_MS = 100
 
@@ -79,8 +80,8 @@ class Examiner:
             self._scenario.again(root)
         with hold(location, settings) as committer:
             committer.views.open(committer.ledger)
-            found.identity = ledger.identity(committer.ledger)
-            events = ledger.head(committer.ledger).position
+            found.identity = event_store.identity(committer.ledger)
+            events = event_store.head(committer.ledger).position
             found.key = str(signer_of(location, settings, found.identity, events=events).verifier)
             found.erased = erasure.finish(committer, wait_ms=RETRY_TIMEOUT_MS)
             found.rows = read_rows(committer.ledger)

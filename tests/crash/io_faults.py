@@ -26,6 +26,27 @@ from unittest.mock import patch
 import apsw
 import msgspec
 import structlog
+from chatledger.domain.commands import AppendMessages, CreateSession
+from chatledger.errors import (
+    ChatledgerError,
+    ErasurePending,
+    NotFound,
+    OutcomeUnknown,
+    Overloaded,
+    RefusedToStart,
+    StorageFull,
+)
+from chatledger.ledger import event_store
+from chatledger.proofs.signed_heads import signer_of
+from chatledger.storage import database
+from chatledger.storage.paths import Location
+from chatledger.views.rebuilder import Rebuilder
+from chatledger.writing import erasure_maintenance
+from chatledger.writing import writer as writer_module
+from chatledger.writing.checkpointer import Checkpointer
+from chatledger.writing.command_group import Committed, Submission
+from chatledger.writing.committer import Committer, hold
+from chatledger.writing.writer import Writer
 from crash import seeded_bugs
 from crash.findings import Findings, Progress, Result
 from crash.invariants import Examiner
@@ -42,26 +63,6 @@ from crash.scenarios import (
 )
 from crash.shim import CODES_EIO, CODES_FULL, ERRNO, Call, disk_error, watched
 from support.store import append, message
-
-from service import database, erasure_maintenance, ledger
-from service import writer as writer_module
-from service.checkpointer import Checkpointer
-from service.commands import AppendMessages, CreateSession
-from service.committer import Committer, hold
-from service.errors import (
-    ChatledgerError,
-    ErasurePending,
-    NotFound,
-    OutcomeUnknown,
-    Overloaded,
-    RefusedToStart,
-    StorageFull,
-)
-from service.group import Committed, Submission
-from service.location import Location
-from service.rebuilder import Rebuilder
-from service.signing import signer_of
-from service.writer import Writer
 
 SECONDS_MAX = 60
 """No run takes longer, but for one that hangs."""
@@ -168,8 +169,8 @@ class House:
         with ExitStack() as stack:
             committer = stack.enter_context(hold(location, settings))
             committer.views.open(committer.ledger)
-            events = ledger.head(committer.ledger).position
-            signer_of(location, settings, ledger.identity(committer.ledger), events=events)
+            events = event_store.head(committer.ledger).position
+            signer_of(location, settings, event_store.identity(committer.ledger), events=events)
             rebuilder = Rebuilder(location, settings, committer.views)
             writer = Writer(committer, settings, Checkpointer(location, settings, committer.views), rebuilder)
             self._committer, self._writer = committer, writer

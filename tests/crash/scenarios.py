@@ -9,24 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+from chatledger.domain.commands import CreateKey, EraseSession
+from chatledger.domain.events import KEYS_SESSION, SYSTEM_TENANT, KeyCreated
+from chatledger.ledger import event_store, tree_store
+from chatledger.ledger.idempotency_store import IdempotencyKey
+from chatledger.maintenance import backup, restore
+from chatledger.proofs.signed_heads import signer_of
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.storage.paths import Location
+from chatledger.views.rebuilder import Rebuilder
+from chatledger.writing import erasure
+from chatledger.writing.checkpointer import Checkpointer
+from chatledger.writing.command_group import Committed, Replayed, Submission
+from chatledger.writing.committer import Committer, hold
+from chatledger.writing.writer import Writer
 from crash.account import Account, Fact, Group, read_rows
 from crash.disk import Recorder
 from support.canary import CANARY
 from support.old_ledgers import migrations, older_ledger
 from support.store import append, appending, create, delete, message, remove, submit, update
-
-from service import backup, database, erasure, ledger, restore, tree
-from service.checkpointer import Checkpointer
-from service.commands import CreateKey, EraseSession
-from service.committer import Committer, hold
-from service.events import KEYS_SESSION, SYSTEM_TENANT, KeyCreated
-from service.group import Committed, Replayed, Submission
-from service.idempotency import IdempotencyKey
-from service.location import Location
-from service.rebuilder import Rebuilder
-from service.settings import Settings
-from service.signing import signer_of
-from service.writer import Writer
 
 BUSY_TIMEOUT_MS = 200
 ERASED = "secret"
@@ -79,9 +81,9 @@ class Stage:
         location = Location.of(settings)
         with hold(location, settings) as committer:
             committer.views.open(committer.ledger)
-            identity = ledger.identity(committer.ledger)
+            identity = event_store.identity(committer.ledger)
             self.fact("identity", identity)
-            events = ledger.head(committer.ledger).position
+            events = event_store.head(committer.ledger).position
             self.fact("key", str(signer_of(location, settings, identity, events=events).verifier))
             erasure.finish(committer, wait_ms=BUSY_TIMEOUT_MS)
             yield committer
@@ -96,7 +98,7 @@ class Stage:
         group.first = len(self.account.rows) + 1
         self.account.add_rows(read_rows(committer.ledger))
         group.last = len(self.account.rows)
-        head = tree.read(committer.ledger)
+        head = tree_store.read(committer.ledger)
         self.account.heads.append((head.size, head.root()))
 
 

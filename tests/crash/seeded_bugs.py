@@ -5,8 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from projections import batch, build, views
-from service import committer, database, erasure, erasure_list, ledger, location, restore, signing, tree
+from chatledger.ledger import event_store, tree_store
+from chatledger.maintenance import restore
+from chatledger.proofs import signed_heads
+from chatledger.storage import database, paths
+from chatledger.views import apply_triggers, builder, live_views
+from chatledger.writing import committer, erasure, erasure_list
 
 
 def _with_less_sync(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,7 +33,7 @@ def _position_first(db: Any, ledger_db: Any, projections: Any, *, start: int, en
         db.execute("UPDATE views SET position = ?, leaf = ?", (end, real_leaf))
     with database.immediate(db):
         db.execute("UPDATE views SET position = ?, leaf = ?", old)
-        db.execute(batch.TAKE_TO, (end,))
+        db.execute(apply_triggers.TAKE_TO, (end,))
 
 
 def _write_apart(self: committer.Committer, group: Any, records: Any) -> None:
@@ -37,12 +41,12 @@ def _write_apart(self: committer.Committer, group: Any, records: Any) -> None:
     grown = self._tree.copy()
     completed = grown.append([record.leaf for record in records])
     with database.immediate(self.ledger):
-        ledger.write_streams(self.ledger, group.streams)
-        for row in ledger.rows(records):
+        event_store.write_streams(self.ledger, group.streams)
+        for row in event_store.rows(records):
             self.ledger.execute(f"INSERT INTO events VALUES ({', '.join('?' * 11)})", row)
         if records:
             self.ledger.execute("UPDATE tree SET size = ?, frontier = ?", (grown.size, grown.encode()))
-        tree.extend_tiles(self.ledger, completed)
+        tree_store.extend_tiles(self.ledger, completed)
         self._remember(group)
     self._tree = grown
     if records:
@@ -102,10 +106,10 @@ def _changes(bug: str | None) -> Iterator[Any]:
             yield patch.object(database, "_open_writer", _with_less_sync(database._open_writer))
         case "views_position_first":
             yield patch.object(committer.Committer, "_write", _write_apart)
-            yield patch.object(views, "take_to", _position_first)
-            yield patch.object(build, "take_to", _position_first)
+            yield patch.object(live_views, "take_to", _position_first)
+            yield patch.object(builder, "take_to", _position_first)
         case "no_folder_sync":
-            for module in (location, views, erasure_list, restore, signing):
+            for module in (paths, live_views, erasure_list, restore, signed_heads):
                 if hasattr(module, "sync_folder"):
                     yield patch.object(module, "sync_folder", _nothing)
         case "list_after_erasing":

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chatledger.transfer.exporter import session_lines
 from support.journal import Journal, Write, all_messages, check, create_shared
 from support.seeds import new_seed
 from support.server import Server
 from support.store import Store
 from support.tables import dump, dump_rebuilt, wrong_leaves
-
-from service.exporter import session_lines
 
 IMAGES = 5
 

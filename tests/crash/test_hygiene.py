@@ -1,4 +1,4 @@
-"""Nothing but `service/database.py` opens a database, or touches its files: closing such a handle drops SQLite's locks.
+"""Nothing but `service/chatledger/storage/database.py` opens a database, or touches its files: closing such a handle drops SQLite's locks.
 
 That a second server is refused is in `tests/acceptance/test_stop_and_start.py`; a second process and a network file
 system in `tests/integration/test_refusals.py`.
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(path for folder in ("service", "projections") for path in (ROOT / folder).rglob("*.py"))
-DATABASE = "service/database.py"
+DATABASE = "service/chatledger/storage/database.py"
 OPENERS = {
     "open", "read_bytes", "read_text", "write_bytes", "write_text", "touch", "FileIO", "mmap", "truncate",
     "copy", "copy2", "copyfile", "copytree", "move",
@@ -20,27 +20,33 @@ OPENERS = {
 OWNERS = {"Path", "os", "io", "shutil", "mmap", "codecs"}
 FILES = {
     # Each of these is another file than a database, or one that no connection of this process has open.
-    ("service/api/page.py", "read_bytes"): "the API page's scripts",
-    ("service/board.py", "mmap"): "memory that workers share, without a name",
-    ("service/cli_verify.py", "read_bytes"): "a proof bundle",
-    ("service/database.py", "read_text"): "the numbered .sql files",
-    ("service/erasure_list.py", "open"): "the list of erasures",
-    ("service/files.py", "open"): "nowhere, and how an output begins that none of the ledger's files may be",
-    ("service/head_file.py", "open"): "a signed head",
-    ("service/import_input.py", "open"): "the file to import, which none of the ledger's may be",
-    ("service/jwks.py", "open"): "the identity provider's keys",
+    ("service/chatledger/http/routes/api_page.py", "read_bytes"): "the API page's scripts",
+    ("service/chatledger/workers/shared_state.py", "mmap"): "memory that workers share, without a name",
+    ("service/chatledger/cli/verify.py", "read_bytes"): "a proof bundle",
+    ("service/chatledger/storage/database.py", "read_text"): "the numbered .sql files",
+    ("service/chatledger/writing/erasure_list.py", "open"): "the list of erasures",
     (
-        "service/location.py",
+        "service/chatledger/storage/files.py",
+        "open",
+    ): "nowhere, and how an output begins that none of the ledger's files may be",
+    ("service/chatledger/proofs/head_file.py", "open"): "a signed head",
+    ("service/chatledger/transfer/import_file.py", "open"): "the file to import, which none of the ledger's may be",
+    ("service/chatledger/auth/jwks.py", "open"): "the identity provider's keys",
+    (
+        "service/chatledger/storage/paths.py",
         "open",
     ): "the lock's file; a folder, to sync it; an unfinished backup, closed behind SQLite",
-    ("service/location.py", "read_bytes"): "the lock's file",
-    ("service/location.py", "read_text"): "the system's list of mounts",
-    ("service/location.py", "write_bytes"): "the lock's file",
-    ("service/signing.py", "read_text"): "the signing key",
-    ("service/signing.py", "open"): "how other *.key files in the key's folder begin, none of which is the ledger",
-    ("service/streams.py", "open"): "the null device, for a closed stream",
-    ("service/tls.py", "read_bytes"): "the certificate",
-    ("service/variables.py", "read_text"): "the file .env",
+    ("service/chatledger/storage/paths.py", "read_bytes"): "the lock's file",
+    ("service/chatledger/storage/paths.py", "read_text"): "the system's list of mounts",
+    ("service/chatledger/storage/paths.py", "write_bytes"): "the lock's file",
+    ("service/chatledger/proofs/signed_heads.py", "read_text"): "the signing key",
+    (
+        "service/chatledger/proofs/signed_heads.py",
+        "open",
+    ): "how other *.key files in the key's folder begin, none of which is the ledger",
+    ("service/chatledger/cli/streams.py", "open"): "the null device, for a closed stream",
+    ("service/chatledger/serving/tls.py", "read_bytes"): "the certificate",
+    ("service/chatledger/environment.py", "read_text"): "the file .env",
 }
 NOT_FILES = {"views", "committer", "self"}
 """What has an `open` that opens no file by itself."""

@@ -23,6 +23,23 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 import msgspec
+from chatledger import threads
+from chatledger.errors import DomainError, ErasurePending
+from chatledger.ledger import api_key_store
+from chatledger.observability import logs
+from chatledger.observability.log_sink import LogSink
+from chatledger.observability.metrics import Histogram
+from chatledger.reading.readers import Readers
+from chatledger.storage.paths import Location, exclusive
+from chatledger.views import rebuilder as rebuilder_module
+from chatledger.views.rebuilder import Rebuilder
+from chatledger.workers.shared_state import Board
+from chatledger.writing import erasure_maintenance
+from chatledger.writing import writer as writer_module
+from chatledger.writing.checkpointer import Checkpointer
+from chatledger.writing.command_group import Committed, Submission
+from chatledger.writing.committer import join, opened
+from chatledger.writing.writer import Writer
 from crash.call_faults import FAILURES, LOOP, CallFaults, Fault, HardFault
 from crash.findings import Findings, Progress, Result
 from crash.invariants import Examiner
@@ -31,21 +48,6 @@ from crash.power_cuts import PROCESSES, fast_folder
 from crash.scenarios import BY_NAME, ERASED, erase, prepared, sample, settings_of
 from support import seeded_bugs
 from support.store import append, message
-
-from service import erasure_maintenance, key_uses, log, threads
-from service import rebuilder as rebuilder_module
-from service import writer as writer_module
-from service.board import Board
-from service.checkpointer import Checkpointer
-from service.committer import join, opened
-from service.errors import DomainError, ErasurePending
-from service.group import Committed, Submission
-from service.location import Location, exclusive
-from service.log_sink import LogSink
-from service.metrics import Histogram
-from service.readers import Readers
-from service.rebuilder import Rebuilder
-from service.writer import Writer
 
 T = TypeVar("T")
 ANSWER_S = 20.0
@@ -191,7 +193,7 @@ async def _commits(house: House) -> None:
     for number, group in enumerate(sample(1)):
         await house.submit(*group)
         if number % 4 == 0:
-            house.writer.put(lambda db: key_uses.write(db, {"k_1": 1}))
+            house.writer.put(lambda db: api_key_store.write(db, {"k_1": 1}))
             await house.read()
 
 
@@ -301,8 +303,8 @@ def _logging_to(path: Path) -> Iterator[LogSink]:
     """Have the log in a file, by a sink of its own."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     sink = LogSink(descriptor)
-    with patch.object(log, "STANDARD_ERROR", sink):
-        log.set_up("debug", form="json")
+    with patch.object(logs, "STANDARD_ERROR", sink):
+        logs.set_up("debug", form="json")
         try:
             yield sink
         finally:

@@ -10,18 +10,18 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+from chatledger.errors import ChatledgerError
+from chatledger.ledger import event_store
+from chatledger.proofs.verification import verify_ledger
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.storage.paths import Location
 from crash.findings import Findings, Progress, Result, quiet
 from support.altered import WatchedServer, command_of, environment
 from support.command import write_lines
 from support.journal import Journal, check, create_shared
 from support.store import Store
 from support.tables import Rows, dump, wrong_leaves
-
-from service import database, ledger
-from service.errors import ChatledgerError
-from service.location import Location
-from service.settings import Settings
-from service.verify import verify_ledger
 
 SESSIONS = 1_500
 MESSAGES = 8
@@ -113,7 +113,9 @@ class _Bench:
             done = self._run("import", self._lines, at=path)
             assert done.returncode == 0, done.stderr[-500:]
             with Store(path) as store:
-                assert ledger.head(store.ledger).position == EVENTS, f"{ledger.head(store.ledger).position} events"
+                assert event_store.head(store.ledger).position == EVENTS, (
+                    f"{event_store.head(store.ledger).position} events"
+                )
                 found = store.views.db.execute(
                     """SELECT s.id, m.payload ->> '$.message.role', m.payload ->> '$.message.content'
                     FROM views.messages AS m JOIN views.sessions AS s ON s.key = m.session_id ORDER BY m.position"""
@@ -148,7 +150,7 @@ class _Bench:
             with Store(path) as store:
                 assert wrong_leaves(store.ledger) == []
                 check(journal.writes, _stored(store, of=journal), complete=False)
-                assert ledger.head(store.ledger).position >= EVENTS
+                assert event_store.head(store.ledger).position >= EVENTS
 
     def _look_at_backup(self, dest: Path) -> None:
         if not dest.exists():

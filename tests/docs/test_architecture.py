@@ -69,10 +69,10 @@ def test_each_rule_has_its_place_and_test() -> None:
 def test_the_functions_named_are_there() -> None:
     """What the page names in parentheses behind a module stands in that module."""
     places = {
-        "service/committer.py": ("commit", "_write"),
-        "service/group.py": ("_place",),
-        "service/ledger.py": ("read_after", "check_tail", "rows"),
-        "service/commands.py": ("_same", "_expect"),
+        "service/chatledger/writing/committer.py": ("commit", "_write"),
+        "service/chatledger/writing/command_group.py": ("_place",),
+        "service/chatledger/ledger/event_store.py": ("read_after", "check_tail", "rows"),
+        "service/chatledger/domain/commands.py": ("_same", "_expect"),
     }
     for path, names in places.items():
         tree = ast.parse((ROOT / path).read_text())

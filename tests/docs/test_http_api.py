@@ -7,13 +7,12 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from chatledger.http.openapi.schemas import SCHEMAS
+from chatledger.http.problems import STATUS
 from support import documents
 from support.api import Json, append, create, fresh, problem
 from support.command import succeed
 from support.server import Server
-
-from service.api.problems import STATUS
-from service.api.schemas import SCHEMAS
 
 PAGE = documents.read("docs/http-api.md")
 PROBLEM_BASE = {"type", "title", "status", "detail", "request_id"}

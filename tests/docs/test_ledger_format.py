@@ -9,14 +9,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from chatledger.domain.events import Event
+from chatledger.ledger.event_store import leaf_of
+from chatledger.ledger.merkle import Frontier, commitment, consistency_proof, entry_hash, inclusion_proof, range_root
+from chatledger.proofs.signed_heads import Signer
+from chatledger.storage.database import LEDGER_APPLICATION_ID
 from support import documents, independent_verifier
 from support.server import Server
-
-from service.database import LEDGER_APPLICATION_ID
-from service.events import Event
-from service.ledger import leaf_of
-from service.merkle import Frontier, commitment, consistency_proof, entry_hash, inclusion_proof, range_root
-from service.signing import Signer
 
 PAGE = documents.read("docs/ledger-format.md")
 VECTOR = {row[0]: row[1] for row in documents.rows(PAGE, "value")}
@@ -84,7 +83,7 @@ def test_the_leaves_of_a_real_ledger_follow_from_the_page(tmp_path: Path) -> Non
 
 def test_the_columns_are_those_of_the_schema() -> None:
     """Each column of the table `events` is in the page."""
-    schema = documents.read("service/schema/0001_ledger.sql")
+    schema = documents.read("service/chatledger/storage/schema/0001_ledger.sql")
     with closing(sqlite3.connect(":memory:")) as db:
         db.executescript(schema)
         columns = [row[1] for row in db.execute("PRAGMA table_info(events)")]

@@ -10,13 +10,12 @@ import click
 import httpx
 import msgspec
 import pytest
+from chatledger.cli.main import cli
+from chatledger.observability.logs import DROPPED
+from chatledger.settings import Settings, variable_of
 from support import documents
 from support.documents import ROOT, Step
 from support.server import Server
-
-from service.cli import cli
-from service.log import DROPPED
-from service.settings import Settings, variable_of
 
 PAGE = documents.read("docs/operations.md")
 STEPS = documents.steps(PAGE)

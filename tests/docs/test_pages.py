@@ -5,10 +5,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from chatledger import __version__
 from support import documents
 from support.documents import ROOT, read
-
-from service import __version__
 
 PAGES = documents.documents()
 DECISIONS = sorted((ROOT / "docs/decisions").glob("0*.md"))

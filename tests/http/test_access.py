@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 
+import chatledger.serving.app
 import pytest
+from chatledger.settings import Settings
 from litestar import get
 from litestar.exceptions import ImproperlyConfiguredException
 from support.credentials import Credential, guarded
 from support.server import Server
 from support.wire import ask
-
-import service.app
-from service.settings import Settings
 
 MEMORY = Settings(database_path=":memory:")
 LITESTARS_OWN = pytest.mark.filterwarnings("ignore:Use of deprecated attribute 'openapi_controller'")
@@ -31,9 +30,9 @@ def test_a_route_without_a_declaration_keeps_the_application_from_starting(monke
     @get("/v1/forgotten")
     async def forgotten() -> None: ...
 
-    monkeypatch.setattr(service.app.evidence, "show_head", forgotten)
+    monkeypatch.setattr(chatledger.serving.app.evidence, "show_head", forgotten)
     with pytest.raises(ImproperlyConfiguredException, match=r"/v1/forgotten.*declares no access"):
-        service.app.create_app(MEMORY)
+        chatledger.serving.app.create_app(MEMORY)
 
 
 def test_what_the_document_leaves_out_needs_its_scope_too(running: Running) -> None:

@@ -5,10 +5,9 @@ from typing import Any
 
 import httpx
 import pytest
+from chatledger.http.openapi import operations
 from support.api import read
 from support.server import Server
-
-from service.api import openapi
 
 SUMMARIES = {
     "createSession": "Create a session",
@@ -60,8 +59,8 @@ def test_each_operation_has_a_summary_and_a_description(document: dict[str, Any]
 
 def test_the_document_says_what_it_is_and_where_more_is(document: dict[str, Any]) -> None:
     """The pages that it names are those of the documentation."""
-    assert document["info"]["description"] == openapi.DESCRIPTION
-    assert {"docs/http-api.md", "docs/operations.md"} <= set(re.findall(r"docs/[a-z-]+\.md", openapi.DESCRIPTION))
+    assert document["info"]["description"] == operations.DESCRIPTION
+    assert {"docs/http-api.md", "docs/operations.md"} <= set(re.findall(r"docs/[a-z-]+\.md", operations.DESCRIPTION))
 
 
 def test_a_tile_is_where_the_document_says(document: dict[str, Any], shared_server: Server) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from chatledger.settings import Settings
 from support.api import TIMEOUT_S, create, problem, talk
 from support.server import Server
-
-from service.settings import Settings
 
 MIB = 1024 * 1024
 DEFAULTS = Settings()

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from chatledger.domain.timestamps import parse_us
+from chatledger.ledger import event_store
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.storage.paths import Location
 from support import command
 from support.api import append, create, events, problem, read
 from support.canary import CANARY, copied, found_beside_views, found_in
 from support.server import Server
 from support.workers import until
-
-from service import database, ledger
-from service.clock import parse_us
-from service.location import Location
-from service.settings import Settings
 
 WHY = {"reason": "request 17"}
 AT_ONCE = {"CHATLEDGER_SCRUB_S": "1"}
@@ -386,7 +386,7 @@ def test_a_program_that_holds_the_files_leaves_it_pending(folder: Path) -> None:
         settings = Settings(database_path=str(path))
         with closing(database.open_ledger_reader(Location.of(settings), settings)) as other:
             with database.snapshot(other):
-                assert ledger.head(other).position > 0
+                assert event_store.head(other).position > 0
                 refused = own.post("/v1/sessions/s/erase", json=WHY)
                 problem(refused, 503, "erasure-pending")
                 assert int(refused.headers["retry-after"]) > 0

@@ -8,17 +8,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import chatledger.serving.app
 import pytest
+from chatledger.http.access_hook import handlers_of
+from chatledger.settings import Settings
 from support.credentials import Credential, guarded
 from support.leaks import LEAKS
 from support.matrix import GOOD, Cell, Json, Outcome, Rule, Then, violations
 from support.places import World
 from support.server import Server
 from support.wire import Wire, ask
-
-import service.app
-from service.api.doors import handlers_of
-from service.settings import Settings
 
 CELLS_MIN = 10_000
 MEMORY = Settings(database_path=":memory:")
@@ -356,7 +355,7 @@ def test_the_policy_knows_each_operation_and_all_that_it_takes(document: Json) -
 @LITESTARS_OWN
 def test_each_route_declares_the_scope_of_the_policy() -> None:
     """Also those that the document leaves out."""
-    for path, handler in handlers_of(service.app.create_app(MEMORY)):
+    for path, handler in handlers_of(chatledger.serving.app.create_app(MEMORY)):
         operation = handler.operation_id
         wanted = RULES[operation].scope if operation in RULES else HIDDEN[path]
         assert handler.opt["access"] == wanted, path

@@ -9,12 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+from chatledger.domain.api_keys import KEY_PATTERN, id_of
 from support.api import Json, events, fresh, pages, problem, read
 from support.command import succeed
 from support.server import TEST_WORKERS, Server, ServerDidNotStart
 from support.wire import Request, Wire
-
-from service.keys import KEY_PATTERN, id_of
 
 KEYS = "/v1/admin/keys"
 DEADLINE_S = 30

@@ -16,14 +16,13 @@ import httpx
 import hypothesis
 import pytest
 import schemathesis
+from chatledger.ledger.tree_store import TILE_HASHES
 from hypothesis.errors import FlakyFailure, FlakyStrategyDefinition, InvalidDefinition
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.failures import FailureGroup
 from support import schemathesis_hooks as hooks
 from support.seeds import VARIABLE
 from support.server import Server
-
-from service.tree import TILE_HASHES
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +40,7 @@ MANY_KEYS = {"CHATLEDGER_KEYS_MAX": "100000"}
 
 BUGS = """
 from service import intake
-from service.api import problems
+from chatledger.http import problems
 
 intake.is_id = lambda text: True
 problem = problems.problem
@@ -56,7 +55,7 @@ problems.problem = gone
 """
 NOTHING_IS_DELETED = """
 from service import tenant
-from service.commands import DeleteSession
+from chatledger.domain.commands import DeleteSession
 
 write = tenant.Tenant.write
 
@@ -117,7 +116,16 @@ class Run:
 
 def target_of(server: Server) -> Target:
     """*server*, no longer open."""
-    command = [sys.executable, "-m", "service.cli", "key", "create", "--database", server.database, "--operator"]
+    command = [
+        sys.executable,
+        "-m",
+        "chatledger.cli.main",
+        "key",
+        "create",
+        "--database",
+        server.database,
+        "--operator",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return Target(server.url, done.stdout.splitlines()[-1])
 

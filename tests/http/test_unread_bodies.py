@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chatledger.writing.byte_budget import BODY_TIMES
 from support.api import TIMEOUT_S
 from support.command import succeed
 from support.server import Server
-
-from service.byte_budget import BODY_TIMES
 
 MIB = 1024 * 1024
 LONG = b" " * (18 * MIB)

@@ -10,20 +10,24 @@ from typing import Any
 
 import msgspec
 import pytest
+from chatledger.domain.commands import EraseSession
+from chatledger.errors import ErasurePending, NotFound, VersionConflict
+from chatledger.ledger import event_store
+from chatledger.ledger.idempotency_store import IdempotencyKey
+from chatledger.proofs import bundle, verification
+from chatledger.proofs.signed_heads import Signer
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.storage.database import Connection
+from chatledger.transfer import exporter
+from chatledger.views import builder
+from chatledger.writing import erasure, erasure_list
+from chatledger.writing.command_group import Committed
+from chatledger.writing.erasure import Eraser, State
+from chatledger_projections import sessions
 from support.canary import CANARY, copied, found_beside_views, found_in
 from support.store import Store, append, create, delete, message, remove, run, submit, update
 from support.tables import dump, dump_rebuilt, wrong_leaves
-
-from projections import build, sessions
-from service import bundle, database, erasure, erasure_list, exporter, ledger, verify
-from service.commands import EraseSession
-from service.database import Connection
-from service.erasure import Eraser, State
-from service.errors import ErasurePending, NotFound, VersionConflict
-from service.group import Committed
-from service.idempotency import IdempotencyKey
-from service.settings import Settings
-from service.signing import Signer
 
 LONG = f"{CANARY} " * 1_000
 REASON = "request 17"
@@ -191,9 +195,9 @@ def test_all_else_stays(store: Store, tmp_path: Path) -> None:
 
 def payloads_of(store: Store, session: str) -> list[bytes | None]:
     """In order of version."""
-    stream = ledger.find_stream(store.ledger, "default", session)
+    stream = event_store.find_stream(store.ledger, "default", session)
     assert stream is not None
-    return [record.payload for record in ledger.read_stream(store.ledger, stream)]
+    return [record.payload for record in event_store.read_stream(store.ledger, stream)]
 
 
 def test_the_commitments_that_are_kept_give_the_same_leaves(store: Store, folder: Path) -> None:
@@ -201,7 +205,7 @@ def test_the_commitments_that_are_kept_give_the_same_leaves(store: Store, folder
     store.commit_all(erase())
     finish(store)
     with closing(database.open_ledger_reader(store.location, store.settings)) as reader:
-        assert verify.verify_ledger(reader).size == ledger.head(store.ledger).position
+        assert verification.verify_ledger(reader).size == event_store.head(store.ledger).position
     assert found_beside_views(folder) == []
 
 
@@ -309,7 +313,7 @@ def test_views_that_were_begun_before_the_end_of_an_erasure_scrub_nothing(
     store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They may have read what was still there: the erasure goes on waiting, and what they have of it is cleared."""
-    take_to = build.take_to
+    take_to = builder.take_to
 
     def erase_behind(*args: Any, **options: Any) -> None:
         take_to(*args, **options)
@@ -317,7 +321,7 @@ def test_views_that_were_begun_before_the_end_of_an_erasure_scrub_nothing(
         store.commit_all(erase())
         finish(store)
 
-    monkeypatch.setattr(build, "take_to", erase_behind)
+    monkeypatch.setattr(builder, "take_to", erase_behind)
     store.views.rebuild(store.ledger)
     finish(store)
     assert erasure.unscrubbed(store.ledger)[0] == 1
@@ -430,7 +434,7 @@ def test_a_reader_in_the_way_leaves_it_pending(store: Store, folder: Path) -> No
     """Its snapshot needs the log; once it is gone, the rest is done."""
     with closing(database.open_ledger_reader(store.location, store.settings)) as reader:
         with database.snapshot(reader):
-            ledger.head(reader)
+            event_store.head(reader)
             store.commit_all(erase())
             assert not erasure.finish(store.committer, wait_ms=1)
             store.committer.settings = msgspec.structs.replace(store.settings, busy_timeout_ms=1)
@@ -453,9 +457,9 @@ def test_an_older_copy_is_erased_again(store: Store, folder: Path, tmp_path: Pat
         assert erasure.reapply(restored.committer, listed) == 1
         assert erasure.reapply(restored.committer, listed) == 0
         assert found_beside_views(older) == []
-        stream = ledger.find_stream(restored.ledger, "default", "s")
+        stream = event_store.find_stream(restored.ledger, "default", "s")
         assert stream is not None
-        *_, last = ledger.read_stream(restored.ledger, stream)
+        *_, last = event_store.read_stream(restored.ledger, stream)
         assert (last.event.type, last.event.actor, last.payload) == (
             "session.erased",
             "open",
@@ -474,7 +478,7 @@ def test_the_triggers_still_refuse_any_other_change(store: Store) -> None:
         "UPDATE events SET payload = zeroblob(length(payload)), salt = zeroblob(16) WHERE type = 'session.erased'",
         "DELETE FROM events WHERE position = 1",
     ):
-        where = ledger.find_stream(store.ledger, "default", "o-s")
+        where = event_store.find_stream(store.ledger, "default", "o-s")
         changed = statement.replace("position = 2", f"stream = {where}")
         with pytest.raises(database.SQLError):
             store.ledger.execute(changed)

@@ -8,16 +8,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from chatledger.application import fork_copies
+from chatledger.application.fork_copies import Copies
+from chatledger.domain import commands
+from chatledger.domain.commands import Decision, DeleteSession, EraseSession, ForkSession
+from chatledger.domain.events import SessionCreated
+from chatledger.errors import DomainError, NotFound, SessionExists
+from chatledger.ledger import event_store
+from chatledger.ledger.idempotency_store import IdempotencyKey
 from support.server import Server
 from support.store import Store, append, create, delete, message, remove, run, submit
 from support.workers import until
-
-from service import commands, forking, ledger
-from service.commands import Decision, DeleteSession, EraseSession, ForkSession
-from service.errors import DomainError, NotFound, SessionExists
-from service.events import SessionCreated
-from service.forking import Copies
-from service.idempotency import IdempotencyKey
 
 KEY = IdempotencyKey("k", hashlib.sha256(b"fork").digest())
 
@@ -25,7 +26,7 @@ KEY = IdempotencyKey("k", hashlib.sha256(b"fork").digest())
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A session `s` of five messages, of which a piece takes two."""
-    monkeypatch.setattr(forking, "PIECE_MESSAGES", 2)
+    monkeypatch.setattr(fork_copies, "PIECE_MESSAGES", 2)
     with Store(tmp_path / "ledger.db") as opened:
         opened.commit_all(create("s", *(message(f"m{number}", f"text {number}") for number in range(5)), title="T"))
         yield opened
@@ -47,9 +48,9 @@ def shown(store: Store, name: str = "f") -> list[dict[str, Any]]:
 
 def kinds(store: Store, name: str = "f") -> list[str]:
     """The types of a session's events."""
-    stream = ledger.find_stream(store.ledger, "default", name)
+    stream = event_store.find_stream(store.ledger, "default", name)
     assert stream is not None
-    return [record.event.type for record in ledger.read_stream(store.ledger, stream)]
+    return [record.event.type for record in event_store.read_stream(store.ledger, stream)]
 
 
 def test_nobody_sees_a_part_of_a_fork(store: Store) -> None:
@@ -67,7 +68,7 @@ def test_nobody_sees_a_part_of_a_fork(store: Store) -> None:
     store.finish_forks()
     assert [each["id"] for each in shown(store)] == [f"m{number}" for number in range(5)]
     assert kinds(store) == ["session.created", *["message.appended"] * 5]
-    assert ledger.unfinished_streams(store.ledger) == []
+    assert event_store.unfinished_streams(store.ledger) == []
 
 
 def test_it_is_visible_from_its_last_copy_on(store: Store) -> None:
@@ -136,12 +137,12 @@ def test_it_goes_with_its_source_when_that_is_erased(store: Store) -> None:
         assert kinds(store, name)[-1] == "session.erased"
     assert kinds(store, "whole")[-1] == "message.appended"
     store.finish_forks()
-    assert ledger.unfinished_streams(store.ledger) == []
+    assert event_store.unfinished_streams(store.ledger) == []
     store.finish_erasures()
     for name in ("f", "g"):
-        stream = ledger.find_stream(store.ledger, "default", name)
+        stream = event_store.find_stream(store.ledger, "default", name)
         assert stream is not None
-        *before, last = ledger.read_stream(store.ledger, stream)
+        *before, last = event_store.read_stream(store.ledger, stream)
         assert [record.payload for record in before] == [None] * 3
         assert last.payload == b'{"reason":"request 17"}'
 
@@ -160,8 +161,8 @@ def test_a_repeat_of_its_request_finishes_it_and_gets_the_first_answer(store: St
 
 def test_a_piece_ends_at_so_many_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or behind one message that is larger."""
-    monkeypatch.setattr(forking, "PIECE_MESSAGES", 100)
-    monkeypatch.setattr(forking, "PIECE_BYTES", 100)
+    monkeypatch.setattr(fork_copies, "PIECE_MESSAGES", 100)
+    monkeypatch.setattr(fork_copies, "PIECE_BYTES", 100)
     copies = Copies(run(store.tenant().plan_fork("s", version=None, title=None)))
     pieces = []
     while piece := copies.piece(store.ledger):

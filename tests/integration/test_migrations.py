@@ -6,16 +6,16 @@ from pathlib import Path
 
 import apsw
 import pytest
+from chatledger.domain.commands import EraseSession
+from chatledger.errors import IdempotencyMismatch, NotFound
+from chatledger.ledger import event_store, idempotency_store, tree_store
+from chatledger.ledger.idempotency_store import IdempotencyKey
+from chatledger.proofs.verification import verify_ledger
+from chatledger.storage import database
 from support.canary import CANARY, found_beside_views
 from support.old_ledgers import erase_as_before, migrations, older_ledger, remember_as_before
 from support.store import Store, append, create, delete, message, submit
 from support.tables import dump, dump_rebuilt
-
-from service import database, idempotency, ledger, tree
-from service.commands import EraseSession
-from service.errors import IdempotencyMismatch, NotFound
-from service.idempotency import IdempotencyKey
-from service.verify import verify_ledger
 
 OLD = range(1, database.newest_schema())
 
@@ -26,7 +26,7 @@ def test_an_older_ledger_is_brought_up_to_date(tmp_path: Path, schema: int) -> N
     with Store(tmp_path / "today.db") as store:
         store.commit_all(create("s", *(message(f"m{number}") for number in range(300))), create("t"), delete("t"))
         rows = store.ledger.execute("SELECT * FROM events ORDER BY position").fetchall()
-        root = tree.read(store.ledger).root()
+        root = tree_store.read(store.ledger).root()
     older_ledger(tmp_path / "today.db", tmp_path / "old.db", schema)
     with Store(tmp_path / "old.db") as store:
         assert store.ledger.pragma("user_version") == database.newest_schema()
@@ -66,17 +66,17 @@ def test_keys_of_old_are_known_and_their_hashes_are_gone(tmp_path: Path) -> None
     """The same request finds its answer, another one is refused, and no guess can be held against the file."""
     path = old_with_keys(tmp_path)
     with Store(path) as store:
-        made = idempotency.find(store.ledger, "default", key("made", b"made s"))
+        made = idempotency_store.find(store.ledger, "default", key("made", b"made s"))
         assert made is not None
         assert (made.stream, made.version, made.positions) == (1, 2, None)
-        batch = idempotency.find(store.ledger, "default", key("batch", b"batch b"))
+        batch = idempotency_store.find(store.ledger, "default", key("batch", b"batch b"))
         assert batch is not None
         assert batch.positions == [4, 5]
-        assert idempotency.find(store.ledger, "default", key("erase", b"erase e")) is not None
+        assert idempotency_store.find(store.ledger, "default", key("erase", b"erase e")) is not None
         with pytest.raises(IdempotencyMismatch):
-            idempotency.find(store.ledger, "default", key("made", b"another"))
+            idempotency_store.find(store.ledger, "default", key("made", b"another"))
         with pytest.raises(NotFound):
-            idempotency.find(store.ledger, "default", key("gone", CANARY.encode()))
+            idempotency_store.find(store.ledger, "default", key("gone", CANARY.encode()))
     for request in (b"made s", b"batch b", CANARY.encode(), b"erase e"):
         assert hashlib.sha256(request).digest() not in contents(path)
 
@@ -92,7 +92,7 @@ def test_rows_that_were_erased_before_are_read_verified_and_exported(tmp_path: P
         rows = store.ledger.execute("SELECT payload, salt FROM events WHERE stream = 3 ORDER BY version").fetchall()
         assert rows[:2] == [(None, None)] * 2
         assert verify_ledger(store.ledger).size == 8
-        records = list(ledger.read_stream(store.ledger, 3))
+        records = list(event_store.read_stream(store.ledger, 3))
         assert [record.payload for record in records] == [None, None, b'{"reason":"r"}']
         with pytest.raises(database.SQLError):
             store.ledger.execute("UPDATE events SET payload = x'', salt = zeroblob(16) WHERE stream = 3")

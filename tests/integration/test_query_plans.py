@@ -3,27 +3,27 @@
 from collections.abc import Iterator
 
 import pytest
+from chatledger.domain.commands import CreateSession
+from chatledger.domain.events import Message
+from chatledger.ledger import event_store, idempotency_store
+from chatledger.ledger.idempotency_store import IdempotencyKey
+from chatledger.transfer import exporter
+from chatledger.views.live_views import BUILT_IN
+from chatledger.writing.command_group import Submission
+from chatledger_projections import messages, sessions, tenant_events
 from support.plans import scans, steps_of
 from support.store import Store, message, submit
-
-from projections import feed, messages, sessions
-from projections.views import BUILT_IN
-from service import exporter, idempotency, ledger
-from service.commands import CreateSession
-from service.events import Message
-from service.group import Submission
-from service.idempotency import IdempotencyKey
 
 SESSIONS, MESSAGES_EACH, GROUP = 2_000, 50, 40
 
 # Scans by name only: they end at their first row or their LIMIT.
 BOUNDED: dict[str, tuple[object, ...]] = {
-    ledger._HEAD: (),
-    ledger._IDENTITY: (),
-    ledger._ALL_UNFINISHED: (),
-    ledger._PENDING: (),
-    ledger._PENDING_MESSAGES: (),
-    idempotency._PRUNE: (2**62, 2),
+    event_store._HEAD: (),
+    event_store._IDENTITY: (),
+    event_store._ALL_UNFINISHED: (),
+    event_store._PENDING: (),
+    event_store._PENDING_MESSAGES: (),
+    idempotency_store._PRUNE: (2**62, 2),
 }
 
 
@@ -34,7 +34,7 @@ def constants(module: object) -> list[str]:
     return [text for text in queries if text != getattr(module, "_COLUMNS", None)]
 
 
-VIEWS_QUERIES = [*sessions.QUERIES, *messages.QUERIES, *feed.QUERIES, *exporter.QUERIES]
+VIEWS_QUERIES = [*sessions.QUERIES, *messages.QUERIES, *tenant_events.QUERIES, *exporter.QUERIES]
 # What runs at each append, one statement a row. `views` is a table of one row.
 PROGRAMS = [
     statement
@@ -42,7 +42,7 @@ PROGRAMS = [
     for statement in (projection.program + projection.closing).strip().split(";")
     if statement.strip()
 ]
-LEDGER_QUERIES = [*constants(ledger), *constants(idempotency)]
+LEDGER_QUERIES = [*constants(event_store), *constants(idempotency_store)]
 
 
 def creation(number: int, batch: list[Message]) -> Submission:
@@ -80,7 +80,7 @@ def test_the_stream_of_a_new_session_takes_a_few_steps(large: Store) -> None:
     """SQLite would look for a new row's orphans among `idempotency`, but only while a foreign key is violated."""
     large.ledger.execute("SAVEPOINT test")
     try:
-        (insert,) = ledger._INSERT_STREAMS._statements[1:2]
+        (insert,) = event_store._INSERT_STREAMS._statements[1:2]
         assert steps_of(large.ledger, insert, (10**6, "t", "new")) < 20
     finally:
         large.ledger.execute("ROLLBACK TO test; RELEASE test")
@@ -104,8 +104,8 @@ def test_the_queries_that_end_at_their_limit_take_a_few_steps(large: Store, sql:
 
 def test_the_constants_are_found() -> None:
     """The lists above are not empty by accident."""
-    assert ledger._READ_STREAM in LEDGER_QUERIES
-    assert idempotency._FIND in LEDGER_QUERIES
+    assert event_store._READ_STREAM in LEDGER_QUERIES
+    assert idempotency_store._FIND in LEDGER_QUERIES
     assert len(LEDGER_QUERIES) >= 10
     assert set(BOUNDED) <= set(LEDGER_QUERIES)
 

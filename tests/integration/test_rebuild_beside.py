@@ -6,19 +6,19 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from chatledger.errors import Overloaded, RebuildRunning
+from chatledger.reading.readers import Reader
+from chatledger.storage.database import Connection
+from chatledger.views import apply_triggers
+from chatledger.views import builder as builder_module
+from chatledger.views import rebuilder as rebuilder_module
+from chatledger.views.live_views import Views
+from chatledger.views.rebuilder import Rebuilder
 from hypothesis import given as for_all
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support.store import Store, append, create, delete, message, remove, update
 from support.tables import dump, dump_rebuilt
-
-from projections import batch, build
-from projections.views import Views
-from service import rebuilder as rebuilder_module
-from service.database import Connection
-from service.errors import Overloaded, RebuildRunning
-from service.readers import Reader
-from service.rebuilder import Rebuilder
 
 LIMIT_S = 60
 
@@ -74,7 +74,7 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._entered, self._opened = threading.Event(), threading.Event()
-        original = build.take_to
+        original = builder_module.take_to
 
         def take_to(*arguments: object, **named: object) -> None:
             if threading.current_thread().name == "rebuild":
@@ -82,7 +82,7 @@ class Gate:
                 assert self._opened.wait(LIMIT_S)
             original(*arguments, **named)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(build, "take_to", take_to)
+        monkeypatch.setattr(builder_module, "take_to", take_to)
 
     def wait(self) -> None:
         """Until the rebuild is in the middle."""
@@ -275,7 +275,7 @@ def test_a_swap_that_fails_leaves_the_live_views(
     beside.start()
     beside.wait_until_built()
     calls: list[int] = []
-    original = batch.prepare_append
+    original = apply_triggers.prepare_append
 
     def fail_once(*arguments: object) -> None:
         calls.append(1)
@@ -283,7 +283,7 @@ def test_a_swap_that_fails_leaves_the_live_views(
             raise OSError("no more of it")
         original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(batch, "prepare_append", fail_once)
+    monkeypatch.setattr(apply_triggers, "prepare_append", fail_once)
     beside.swap()
     assert (store.views.generation, len(calls)) == (1, 2)
     store.commit_all(append("s", message("after")))
@@ -317,17 +317,17 @@ def test_a_rebuild_whose_files_are_removed_meanwhile_is_not_swapped_in(
     beside: Beside, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """Opening the files anew removes what is not whole: tables that were filled there must not become empty ones."""
-    store, copy = beside.store, build.Builder._copy
+    store, copy = beside.store, builder_module.Builder._copy
     live, before = dump(store.views.db), files(store)
 
-    def copy_what_is_gone(builder: build.Builder, *arguments: object) -> None:
-        aside = Path(builder._name + build.ASIDE)
+    def copy_what_is_gone(builder: builder_module.Builder, *arguments: object) -> None:
+        aside = Path(builder._name + builder_module.ASIDE)
         aside.unlink()
         if "in its place" in what:
             aside.touch()
         copy(builder, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(build.Builder, "_copy", copy_what_is_gone)
+    monkeypatch.setattr(builder_module.Builder, "_copy", copy_what_is_gone)
     beside.start()
     ended(beside)
     beside.swap()

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import apsw
 import pytest
+from chatledger.errors import LedgerDamaged, LedgerLocked, RefusedToStart
+from chatledger.storage import paths
+from chatledger.storage.paths import filesystem_of
+from chatledger.views.live_views import Views
+from chatledger.writing.committer import Committer
 from support.files import contents
 from support.store import Store, append, create, message
-
-from projections.views import Views
-from service import location
-from service.committer import Committer
-from service.errors import LedgerDamaged, LedgerLocked, RefusedToStart
-from service.location import filesystem_of
 
 
 @pytest.fixture
@@ -232,7 +231,7 @@ def test_a_second_process_is_refused_until_the_first_one_ends(ledger: Path) -> N
 
 def test_a_network_file_system_is_refused(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the kind that was found, and the way round it."""
-    monkeypatch.setattr(location, "filesystem_of", lambda *_: "nfs4")
+    monkeypatch.setattr(paths, "filesystem_of", lambda *_: "nfs4")
     assert_refused(ledger, r"network file system \(nfs4\).*CHATLEDGER_ALLOW_NETWORK_FILESYSTEM=1")
     with Store(ledger, allow_network_filesystem=True) as store:
         assert store.views.position == 3
@@ -279,4 +278,4 @@ def test_the_file_system_of_a_path_is_that_of_its_nearest_mount(path: str, kind:
 def test_without_a_mount_the_file_system_is_unknown() -> None:
     """And not refused."""
     assert filesystem_of(Path("/data"), "") == "unknown"
-    assert "unknown" not in location.NETWORK_FILESYSTEMS
+    assert "unknown" not in paths.NETWORK_FILESYSTEMS

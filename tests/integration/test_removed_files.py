@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from chatledger.errors import OutcomeUnknown, Overloaded, RefusedToStart
 from support.store import Store, append, create, message
-
-from service.errors import OutcomeUnknown, Overloaded, RefusedToStart
 
 
 def remove(path: Path) -> None:

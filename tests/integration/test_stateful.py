@@ -8,6 +8,27 @@ from typing import Any
 
 import msgspec
 import pytest
+from chatledger.application import fork_copies
+from chatledger.application.fork_copies import Copies
+from chatledger.domain.commands import (
+    Command,
+    CreateSession,
+    DeleteSession,
+    EraseSession,
+    ForkSession,
+    RemoveMessage,
+    UpdateSession,
+)
+from chatledger.domain.documents import session_document
+from chatledger.domain.events import Message
+from chatledger.domain.messages import MessageInput, accept_messages
+from chatledger.errors import DomainError, NotFound
+from chatledger.ledger.idempotency_store import IdempotencyKey, fingerprint
+from chatledger.proofs import verification
+from chatledger.views import apply_triggers
+from chatledger.writing import erasure
+from chatledger.writing.command_group import Committed, Outcome, Replayed, Submission
+from chatledger_projections import messages, sessions, tenant_events
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -25,25 +46,6 @@ from support.store import (
     submit,
 )
 from support.tables import dump, dump_rebuilt, wrong_leaves
-
-from projections import batch, feed, messages, sessions
-from service import erasure, forking, verify
-from service.commands import (
-    Command,
-    CreateSession,
-    DeleteSession,
-    EraseSession,
-    ForkSession,
-    RemoveMessage,
-    UpdateSession,
-)
-from service.documents import session_document
-from service.errors import DomainError, NotFound
-from service.events import Message
-from service.forking import Copies
-from service.group import Committed, Outcome, Replayed, Submission
-from service.idempotency import IdempotencyKey, fingerprint
-from service.intake import MessageInput, accept_messages
 
 TENANTS = ("a", "b")
 IDS = ("s0", "s1", "s2", "s3")
@@ -122,7 +124,7 @@ class Ledger(RuleBasedStateMachine):
         self.model = Model()
         self.folder = Path(tempfile.mkdtemp(prefix="chatledger-"))
         self.pieces = pytest.MonkeyPatch()
-        self.pieces.setattr(forking, "PIECE_MESSAGES", 2)
+        self.pieces.setattr(fork_copies, "PIECE_MESSAGES", 2)
         self.store = Store(self.folder / "ledger.db").open()
         self.sent: list[Op] = []
         self.answers: dict[Op, Committed] = {}
@@ -299,7 +301,9 @@ class Ledger(RuleBasedStateMachine):
             versions[stream] = version
         assert sorted(versions.values()) == sorted(session.version for session in self.model.sessions.values())
         assert self.store.views.position == len(rows)
-        listed = [p for tenant in TENANTS for p in feed.positions(self.store.views.db, tenant, after=0, limit=10_000)]
+        listed = [
+            p for tenant in TENANTS for p in tenant_events.positions(self.store.views.db, tenant, after=0, limit=10_000)
+        ]
         assert sorted(listed) == list(range(1, len(rows) + 1))
 
     def teardown(self) -> None:
@@ -320,7 +324,7 @@ class Ledger(RuleBasedStateMachine):
             "SELECT count(*) FROM events WHERE payload < x'01' AND salt = zeroblob(16)"
         ).get
         assert gone == sum(session.version - 1 for session in self.model.sessions.values() if session.erased)
-        assert verify.verify_ledger(self.store.ledger).size == self.store.views.position
+        assert verification.verify_ledger(self.store.ledger).size == self.store.views.position
 
     def _past_is_as_it_was(self) -> None:
         for (tenant, name), session in self.model.sessions.items():
@@ -357,7 +361,7 @@ def test_a_fault_of_the_live_path_alone_shows_in_the_comparison_with_a_rebuild(s
     """Seeded bug: live, removals are ignored; only the rows of `messages` then differ from a rebuild."""
     program = messages.PROGRAM.replace("'message.removed'", "'message.moved'")
     faulty = msgspec.structs.replace(messages.PROJECTION, program=program)
-    batch.prepare_append(
+    apply_triggers.prepare_append(
         store.ledger, [faulty if each.name == "messages" else each for each in store.views.projections]
     )
     store.commit_all(create("s", message("m1"), message("m2")), remove("s", "m1"))

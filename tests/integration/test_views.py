@@ -6,19 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given as for_all
-from hypothesis import strategies as st
-from support.example_projection import ROLES
-from support.scenario import START_US, History, given, rows_after
-from support.store import Store, append, changes_of, create, delete, message, remove, update
-from support.tables import Rows, dump, dump_rebuilt, wrong_leaves
-
-from projections import batch, feed, sessions
-from projections.projection import Projection, load
-from service.clock import parse_us
-from service.database import SQLError
-from service.errors import LedgerDamaged, SessionExists, SettingsError
-from service.events import (
+from chatledger.domain.events import (
     Event,
     EventData,
     ForkedFrom,
@@ -30,8 +18,20 @@ from service.events import (
     SessionRestored,
     SessionUpdated,
 )
-from service.group import Committed, Submission
-from service.state import evolve
+from chatledger.domain.session import evolve
+from chatledger.domain.timestamps import parse_us
+from chatledger.errors import LedgerDamaged, SessionExists, SettingsError
+from chatledger.storage.database import SQLError
+from chatledger.views import apply_triggers
+from chatledger.writing.command_group import Committed, Submission
+from chatledger_projections import sessions, tenant_events
+from chatledger_projections.projection import Projection, load
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+from support.example_projection import ROLES
+from support.scenario import START_US, History, given, rows_after
+from support.store import Store, append, changes_of, create, delete, message, remove, update
+from support.tables import Rows, dump, dump_rebuilt, wrong_leaves
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_a_changed_projection_is_built_anew(ledger: Path, monkeypatch: pytest.Mo
     newer = msgspec.structs.replace(first, version=first.version + 1)
     before = tables_of(ledger)
     with monkeypatch.context() as patch:
-        patch.setattr("projections.views.BUILT_IN", (newer, *built_in()[1:]))
+        patch.setattr("chatledger.views.live_views.BUILT_IN", (newer, *built_in()[1:]))
         with Store(ledger) as store:
             assert store.rebuilt == "the projections have changed"
             found = dump(store.views.db)
@@ -190,9 +190,9 @@ def test_a_changed_projection_is_built_anew(ledger: Path, monkeypatch: pytest.Mo
 
 def built_in() -> tuple[Projection, ...]:
     """The projections of today."""
-    from projections import views  # noqa: PLC0415  # its value now, before a test changes it
+    from chatledger.views import live_views  # noqa: PLC0415  # its value now, before a test changes it
 
-    return views.BUILT_IN
+    return live_views.BUILT_IN
 
 
 @pytest.mark.parametrize("healthy", [True, False])
@@ -244,7 +244,7 @@ def test_views_are_not_taken_beyond_the_ledgers_end(store: Store, beyond: int) -
     fill(store)
     before = dump(store.views.db)
     with pytest.raises(SQLError, match="run of known events"):
-        store.views.db.execute(batch.TAKE_TO, (store.views.position + beyond,))
+        store.views.db.execute(apply_triggers.TAKE_TO, (store.views.position + beyond,))
     assert dump(store.views.db) == before
 
 
@@ -370,7 +370,7 @@ def test_a_deleted_session_is_hidden_and_keeps_its_rows() -> None:
     scenario.then("SELECT hidden, message_count FROM sessions WHERE id = 's'", [(sessions.DELETED, 1)])
     scenario.then("SELECT session_id, id FROM messages", [(1, "m1"), (2, "m1")])
     assert sessions.find(scenario.db, "default", "s") is None
-    assert feed.positions(scenario.db, "default", after=0, limit=10) == [1, 2, 3, 4, 5]
+    assert tenant_events.positions(scenario.db, "default", after=0, limit=10) == [1, 2, 3, 4, 5]
     scenario.when(history.add("s", SessionRestored()))
     scenario.then("SELECT session_id, id FROM live_messages", [(1, "m1"), (2, "m1")])
 
@@ -442,12 +442,12 @@ def test_the_feed_finds_a_tenants_events_by_type() -> None:
     events = history.add("s", SessionCreated(), said(1, "m1")) + history.add("s", SessionCreated(), tenant="b")
     events += history.add("s", said(2, "m2"), MessageRemoved("m1"), SessionDeleted())
     db = given().when(events).db
-    assert feed.positions(db, "default", after=0, limit=10) == [1, 2, 4, 5, 6]
-    assert feed.positions(db, "default", after=2, limit=2) == [4, 5]
-    assert feed.positions(db, "default", after=0, limit=10, event_type="message.appended") == [2, 4]
-    assert feed.positions(db, "default", after=2, limit=10, event_type="message.appended") == [4]
-    assert feed.positions(db, "b", after=0, limit=10) == [3]
-    assert feed.positions(db, "nobody", after=0, limit=10) == []
+    assert tenant_events.positions(db, "default", after=0, limit=10) == [1, 2, 4, 5, 6]
+    assert tenant_events.positions(db, "default", after=2, limit=2) == [4, 5]
+    assert tenant_events.positions(db, "default", after=0, limit=10, event_type="message.appended") == [2, 4]
+    assert tenant_events.positions(db, "default", after=2, limit=10, event_type="message.appended") == [4]
+    assert tenant_events.positions(db, "b", after=0, limit=10) == [3]
+    assert tenant_events.positions(db, "nobody", after=0, limit=10) == []
 
 
 PATCHES: list[dict[str, object]] = [

@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import httpx
 import msgspec
+from chatledger.application.api_keys import NewKey, key_created
+from chatledger.domain.api_keys import new_text
+from chatledger.domain.commands import CreateKey
+from chatledger.domain.events import KEYS_SESSION, SYSTEM_TENANT
 from support.command import succeed
 from support.store import Store, append, create, message, submit
-
-from service.commands import CreateKey
-from service.events import KEYS_SESSION, SYSTEM_TENANT
-from service.keys import new_text
-from service.tenant_keys import NewKey, key_created
 
 BATCH = 1_000
 TRIES_MAX = 9

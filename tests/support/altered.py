@@ -17,7 +17,7 @@ from support import moved_clock, seeded_bugs
 from support.server import START_TIMEOUT_S, Server
 
 COMMAND = (sys.executable, "-m", "support.altered")
-PLAIN = (sys.executable, "-m", "service.cli")
+PLAIN = (sys.executable, "-m", "chatledger.cli.main")
 TESTS = Path(__file__).resolve().parents[1]
 BUG = "SEEDED_BUG"
 CLOCK = "MOVED_CLOCK"
@@ -83,7 +83,7 @@ def _install() -> None:
 
 def _slow_down(seconds: float) -> None:
     """A slow disk: the writer waits behind each commit before it answers."""
-    from service.committer import Committer  # noqa: PLC0415  # not before the clock is moved
+    from chatledger.writing.committer import Committer  # noqa: PLC0415  # not before the clock is moved
 
     commit = Committer.commit
 
@@ -96,7 +96,7 @@ def _slow_down(seconds: float) -> None:
 
 
 def _hold_rebuilds(gate: Path) -> None:
-    from projections.build import Builder, BuildStopped  # noqa: PLC0415
+    from chatledger.views.builder import Builder, BuildStopped  # noqa: PLC0415
 
     follow = Builder.follow
 
@@ -113,15 +113,15 @@ def _hold_rebuilds(gate: Path) -> None:
 def main() -> None:
     """A worker with the same wrong inside as its supervisor."""
     _install()
-    from service.worker import main as work  # noqa: PLC0415
+    from chatledger.serving.worker import main as work  # noqa: PLC0415
 
     work()
 
 
 if __name__ == "__main__":
     _install()
-    from service import supervisor
-    from service.cli import main as command
+    from chatledger.cli.main import main as command
+    from chatledger.serving import supervisor
 
     supervisor.WORKER = "support.altered"
     command()

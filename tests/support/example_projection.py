@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from projections.projection import Projection
-from service.database import Connection
-from service.events import Event, MessageAppended
+from chatledger.domain.events import Event, MessageAppended
+from chatledger.storage.database import Connection
+from chatledger_projections.projection import Projection
 
 TABLES = """
 CREATE TABLE roles (

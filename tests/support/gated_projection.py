@@ -5,9 +5,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from projections.projection import Projection
-from service.database import Connection
-from service.events import Event
+from chatledger.domain.events import Event
+from chatledger.storage.database import Connection
+from chatledger_projections.projection import Projection
 
 GATE = "TEST_GATE"
 """The variable of the environment that names the file."""

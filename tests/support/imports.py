@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from projections.projection import Projection
-from service import exporter, importer
-from service.import_lines import Rejected
-from service.importer import Report
+from chatledger.transfer import exporter, importer
+from chatledger.transfer.importer import Report
+from chatledger.transfer.json_lines import Rejected
+from chatledger_projections.projection import Projection
+
 from support.store import Store
 
 

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote
 
-from service.app import create_app
-from service.settings import Settings
+from chatledger.serving.app import create_app
+from chatledger.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,18 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from projections import feed, messages, sessions
-from projections.sessions import Named
-from service import cli, ledger, supervisor, worker
-from service.api.state import Cursors
-from service.errors import NotFound
-from service.group import Submission
-from service.keys import Key
-from service.reach import Reach
-from service.tenant import Tenant
-from service.tenant_keys import TenantKeys
+from chatledger.application.api_keys import TenantKeys
+from chatledger.application.context import Reach
+from chatledger.application.conversations import Tenant
+from chatledger.cli import main as main_module
+from chatledger.domain.api_keys import Key
+from chatledger.errors import NotFound
+from chatledger.http.services import Cursors
+from chatledger.ledger import event_store
+from chatledger.serving import supervisor, worker
+from chatledger.writing.command_group import Submission
+from chatledger_projections import messages, sessions, tenant_events
+from chatledger_projections.sessions import Named
 
 
 def a_query_without_its_tenant() -> None:
@@ -38,12 +40,12 @@ def a_feed_without_its_tenant() -> None:
         rows = views.execute("SELECT position FROM feed WHERE position > ? ORDER BY position LIMIT ?", (after, limit))
         return [position for (position,) in rows]
 
-    feed.positions = positions
+    tenant_events.positions = positions
 
 
 def a_history_without_its_tenant() -> None:
     """A stream of the ledger is found by its session's id alone."""
-    ledger._FIND_STREAM = ledger._FIND_STREAM.replace("tenant_id = ?", "? IS NOT NULL")
+    event_store._FIND_STREAM = event_store._FIND_STREAM.replace("tenant_id = ?", "? IS NOT NULL")
 
 
 def a_message_without_its_session() -> None:
@@ -148,4 +150,4 @@ def main() -> None:
 if __name__ == "__main__":
     LEAKS[os.environ["LEAK"]]()
     supervisor.WORKER = "support.leaks"
-    cli.main()
+    main_module.main()

@@ -6,9 +6,8 @@ from importlib import resources
 from pathlib import Path
 
 import apsw
-
-from service import database
-from service.merkle import commitment
+from chatledger.ledger.merkle import commitment
+from chatledger.storage import database
 
 PAGE_BYTES = 4096
 """Of the first version's files."""
@@ -60,7 +59,7 @@ def schema_of(path: Path) -> int:
 
 def migrations() -> list[tuple[int, str]]:
     """The number and the text of each schema."""
-    files = [file for file in resources.files("service.schema").iterdir() if file.name.endswith(".sql")]
+    files = [file for file in resources.files("chatledger.storage.schema").iterdir() if file.name.endswith(".sql")]
     return sorted((int(file.name[:4]), file.read_text()) for file in files)
 
 

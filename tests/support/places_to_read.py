@@ -19,7 +19,7 @@ STRANGER = 65534
 _AS_STRANGER = f"""
 import encodings.ascii, importlib.readers, os
 from service import database
-from service.cli import main
+from chatledger.cli.main import main
 database.newest_schema()
 os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})
 main()

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from service.database import Connection
+from chatledger.storage.database import Connection
 
 
 def scans(connection: Connection, sql: str) -> list[str]:

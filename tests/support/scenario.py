@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import Self
 
-from projections import batch, feed, messages, sessions
-from projections.build import apply_in_python
-from projections.projection import Projection
-from service import database
-from service.events import Event, EventData, encode_payload, type_of
+from chatledger.domain.events import Event, EventData, encode_payload, type_of
+from chatledger.storage import database
+from chatledger.views import apply_triggers
+from chatledger.views.builder import apply_in_python
+from chatledger_projections import messages, sessions, tenant_events
+from chatledger_projections.projection import Projection
+
 from support.tables import Rows, dump
 
-BUILT_IN = (sessions.PROJECTION, messages.PROJECTION, feed.PROJECTION)
+BUILT_IN = (sessions.PROJECTION, messages.PROJECTION, tenant_events.PROJECTION)
 START_US = 1_700_000_000_000_000
 
 
@@ -63,7 +65,7 @@ class Scenario:
         self.db.execute("INSERT INTO views VALUES (0, 0, x'')")
         for projection in projections:
             self.db.execute(projection.tables)
-        batch.prepare_advance(self.db, projections)
+        apply_triggers.prepare_advance(self.db, projections)
 
     def when(self, events: Sequence[Event]) -> Self:
         """Apply *events* as one batch."""
@@ -75,7 +77,7 @@ class Scenario:
                 payload = None if event.data is None else encode_payload(event.data)
                 row = (event.position, event.stream, event.version, event.type, 1, event.recorded_at, payload)
                 self.db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, x'00')", row)
-            self.db.execute(batch.TAKE_TO, (events[-1].position,))
+            self.db.execute(apply_triggers.TAKE_TO, (events[-1].position,))
             apply_in_python(self.db, self._projections, events)
         return self
 

@@ -9,22 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-
-from service import backup, database, idempotency, ids, importer, ledger, log, readers, tenant, worker, writer
-from service.board import Board
-from service.checkpointer import Checkpointer
-from service.commands import AppendMessages
-from service.committer import Committer
-from service.errors import IdempotencyMismatch, StorageFull
-from service.group import Group, Submission
-from service.keys import KeyRing
-from service.log_sink import LogSink
-from service.metrics import HttpMetrics
-from service.readers import LiveViews
-from service.rebuilder import Rebuilder
-from service.shared_keys import SharedKeys
-from service.threads import RestartingThread
-from service.writer import Writer
+from chatledger.application import conversations
+from chatledger.domain import ids
+from chatledger.domain.api_keys import KeyRing
+from chatledger.domain.commands import AppendMessages
+from chatledger.errors import IdempotencyMismatch, StorageFull
+from chatledger.ledger import event_store, idempotency_store
+from chatledger.maintenance import backup
+from chatledger.observability import logs
+from chatledger.observability.log_sink import LogSink
+from chatledger.observability.metrics import HttpMetrics
+from chatledger.reading import readers
+from chatledger.reading.api_key_cache import SharedKeys
+from chatledger.reading.readers import LiveViews
+from chatledger.serving import worker
+from chatledger.storage import database
+from chatledger.threads import RestartingThread
+from chatledger.transfer import importer
+from chatledger.views.rebuilder import Rebuilder
+from chatledger.workers.shared_state import Board
+from chatledger.writing import writer
+from chatledger.writing.checkpointer import Checkpointer
+from chatledger.writing.command_group import Group, Submission
+from chatledger.writing.committer import Committer
+from chatledger.writing.writer import Writer
 
 STALE_READS = 40
 
@@ -55,7 +63,7 @@ def idempotency_in_memory() -> None:
     """The answers to keys are in a dictionary, and gone with the process."""
     known: dict[tuple[str, str], tuple[bytes, Any]] = {}
 
-    def find(_: object, tenant_id: str, key: idempotency.IdempotencyKey) -> Any:
+    def find(_: object, tenant_id: str, key: idempotency_store.IdempotencyKey) -> Any:
         found = known.get((tenant_id, key.key))
         if found is not None and found[0] != key.fingerprint:
             raise IdempotencyMismatch
@@ -64,13 +72,13 @@ def idempotency_in_memory() -> None:
     def remember(_: object, answers: Sequence[Any], *__: object, **___: object) -> None:
         known.update({(tenant_id, key.key): (key.fingerprint, answer) for tenant_id, key, answer in answers})
 
-    idempotency.find, idempotency.remember = find, remember
+    idempotency_store.find, idempotency_store.remember = find, remember
 
 
 def no_key_check() -> None:
     """A request that comes again under its key is done again."""
     Group._answered = lambda *_: None  # type: ignore[method-assign]
-    idempotency.remember = lambda *_, **__: None
+    idempotency_store.remember = lambda *_, **__: None
 
 
 def mixed_answers() -> None:
@@ -119,12 +127,12 @@ def stale_reads() -> None:
 
 def pages_skip() -> None:
     """A page after the first one begins one message too late."""
-    messages_page = tenant.Tenant.messages_page
+    messages_page = conversations.Tenant.messages_page
 
-    async def skip(self: tenant.Tenant, session_id: str, *, after: int | None, **others: Any) -> Any:
+    async def skip(self: conversations.Tenant, session_id: str, *, after: int | None, **others: Any) -> Any:
         return await messages_page(self, session_id, after=after + 1 if after else after, **others)
 
-    tenant.Tenant.messages_page = skip  # type: ignore[method-assign]
+    conversations.Tenant.messages_page = skip  # type: ignore[method-assign]
 
 
 def unbounded_queue() -> None:
@@ -144,7 +152,7 @@ def import_blind() -> None:
 
     def commit_blind(committer: Committer, group: list[Any], *others: Any) -> None:
         for found in group:
-            if ledger.find_stream(committer.ledger, found.tenant_id, found.session_id) is not None:
+            if event_store.find_stream(committer.ledger, found.tenant_id, found.session_id) is not None:
                 again = [msgspec.structs.replace(message, id=ids.new_id()) for message in found.command.messages]
                 append = AppendMessages(again, [message.id for message in again])
                 committer.commit(
@@ -195,7 +203,7 @@ def log_ends_threads() -> None:
         thread._work()
 
     LogSink.write = write  # type: ignore[method-assign]
-    log._never_raising = proxy
+    logs._never_raising = proxy
     RestartingThread._run = run_once  # type: ignore[method-assign]
 
 
@@ -274,18 +282,18 @@ def keys_by_the_clock() -> None:
     remember = Committer._remember
 
     def remember_by_clock(self: Committer, group: Any, records: Any) -> None:
-        from service.clock import now_us  # noqa: PLC0415  # the moved one
+        from chatledger.domain.timestamps import now_us  # noqa: PLC0415  # the moved one
 
         remember(self, group, records)
         if group.answers:
-            idempotency.prune(self.ledger, before_us=now_us() - 30 * 86_400 * 10**6, limit=2 * len(group.answers))
+            idempotency_store.prune(self.ledger, before_us=now_us() - 30 * 86_400 * 10**6, limit=2 * len(group.answers))
 
     Committer._remember = remember_by_clock  # type: ignore[method-assign]
 
 
 def order_by_clock() -> None:
     """Messages are shown in the order of their times."""
-    from projections import messages  # noqa: PLC0415
+    from chatledger_projections import messages  # noqa: PLC0415
 
     for name in ("_PAGE_UP", "_UP_AT_ONCE"):
         setattr(messages, name, getattr(messages, name).replace("ORDER BY seq", "ORDER BY created_at"))

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import msgspec
-
-from projections.projection import Projection
-from projections.views import Views
-from service import erasure, ledger
-from service.access import OPEN, Caller
-from service.commands import (
+from chatledger.application.audit import TenantAudit
+from chatledger.application.context import Reach
+from chatledger.application.conversations import Tenant
+from chatledger.application.forks import Forks
+from chatledger.domain.access import OPEN, Caller
+from chatledger.domain.commands import (
     AppendMessages,
     Command,
     CreateSession,
@@ -19,26 +19,26 @@ from service.commands import (
     RemoveMessage,
     UpdateSession,
 )
-from service.committer import Committer
-from service.database import Connection
-from service.errors import DomainError
-from service.events import Message, SessionChanges
-from service.forks import Forks
-from service.group import Committed, Outcome, Replayed, Submission
-from service.idempotency import IdempotencyKey
-from service.intake import MessageInput, accept_message
-from service.location import Location, exclusive
-from service.reach import Reach
-from service.readers import NotShort
-from service.settings import Settings
-from service.signing import make_first_key
-from service.state import SessionState
-from service.tenant import Tenant
-from service.tenant_audit import TenantAudit
+from chatledger.domain.events import Message, SessionChanges
+from chatledger.domain.messages import MessageInput, accept_message
+from chatledger.domain.session import SessionState
+from chatledger.errors import DomainError
+from chatledger.ledger import event_store
+from chatledger.ledger.idempotency_store import IdempotencyKey
+from chatledger.proofs.signed_heads import make_first_key
+from chatledger.reading.readers import NotShort
+from chatledger.settings import Settings
+from chatledger.storage.database import Connection
+from chatledger.storage.paths import Location, exclusive
+from chatledger.views.live_views import Views
+from chatledger.writing import erasure
+from chatledger.writing.command_group import Committed, Outcome, Replayed, Submission
+from chatledger.writing.committer import Committer
+from chatledger_projections.projection import Projection
 
 if TYPE_CHECKING:
-    from service.readers import Readers
-    from service.writer import Writer
+    from chatledger.reading.readers import Readers
+    from chatledger.writing.writer import Writer
 
 T = TypeVar("T")
 
@@ -130,7 +130,7 @@ class Store:
             self.committer = Committer(self.location, self.settings, self.views)
             stack.callback(self.committer.close)
             self.committer.open()
-            identity, events = ledger.identity(self.ledger), ledger.head(self.ledger).position
+            identity, events = event_store.identity(self.ledger), event_store.head(self.ledger).position
             make_first_key(self.location, self.settings, identity, events=events)
             self.rebuilt = self.views.open(self.committer.ledger)
             self._stack = stack.pop_all()
@@ -177,7 +177,7 @@ class Store:
 
     def finish_forks(self) -> None:
         """What goes on beside the requests."""
-        for stream in ledger.unfinished_streams(self.ledger):
+        for stream in event_store.unfinished_streams(self.ledger):
             run(_InlineForks(self).finish(stream))
 
     def audit(self, tenant_id: str = "default") -> TenantAudit:

@@ -7,10 +7,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
 
-from projections.build import Builder
-from projections.views import BUILT_IN
-from service.database import Connection
-from service.location import Location
+from chatledger.storage.database import Connection
+from chatledger.storage.paths import Location
+from chatledger.views.builder import Builder
+from chatledger.views.live_views import BUILT_IN
+
 from support.store import Store
 
 Rows: TypeAlias = list[tuple[object, ...]]

@@ -1,11 +1,10 @@
 """The room in memory that all requests share."""
 
 import pytest
-
-from service.byte_budget import BODY_TIMES, ByteBudget
-from service.errors import Overloaded
-from service.settings import Settings
-from service.supervisor import shared_out
+from chatledger.errors import Overloaded
+from chatledger.serving.supervisor import shared_out
+from chatledger.settings import Settings
+from chatledger.writing.byte_budget import BODY_TIMES, ByteBudget
 
 
 def test_the_limit_itself_is_let_through_and_one_more_is_not() -> None:

@@ -2,10 +2,7 @@
 
 import msgspec
 import pytest
-from msgspec import UNSET, Raw
-from support.store import accept_any, appending, changes_of, message
-
-from service.commands import (
+from chatledger.domain.commands import (
     ANY_VERSION,
     Command,
     Context,
@@ -21,15 +18,7 @@ from service.commands import (
     decide,
     named_ids,
 )
-from service.errors import (
-    DomainError,
-    InvalidRequest,
-    MessageExists,
-    NotFound,
-    SessionExists,
-    VersionConflict,
-)
-from service.events import (
+from chatledger.domain.events import (
     Event,
     ForkedFrom,
     Message,
@@ -39,7 +28,17 @@ from service.events import (
     SessionDeleted,
     SessionUpdated,
 )
-from service.state import SessionState
+from chatledger.domain.session import SessionState
+from chatledger.errors import (
+    DomainError,
+    InvalidRequest,
+    MessageExists,
+    NotFound,
+    SessionExists,
+    VersionConflict,
+)
+from msgspec import UNSET, Raw
+from support.store import accept_any, appending, changes_of, message
 
 STATE = SessionState(
     stream=1,

@@ -1,10 +1,9 @@
 """Entity tags of requests, by RFC 9110."""
 
 import pytest
-
-from service.api.conditions import TAGS_CHARACTERS_MAX, entity_tags, expected_version, has_version
-from service.commands import ANY_VERSION
-from service.errors import InvalidRequest
+from chatledger.domain.commands import ANY_VERSION
+from chatledger.errors import InvalidRequest
+from chatledger.http.conditions import TAGS_CHARACTERS_MAX, entity_tags, expected_version, has_version
 
 
 @pytest.mark.parametrize(

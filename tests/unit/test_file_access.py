@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from service import file_access
-from service.errors import LedgerDamaged, RefusedToStart
-from service.file_access import is_read_without_locks, unchanged, why_unreadable
+from chatledger.errors import LedgerDamaged, RefusedToStart
+from chatledger.storage import file_access
+from chatledger.storage.file_access import is_read_without_locks, unchanged, why_unreadable
 
 
 @pytest.fixture

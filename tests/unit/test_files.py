@@ -8,12 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
-
-from service import files
-from service.errors import RefusedToStart
-from service.files import Output, OwnFiles, check_output, replacing
-from service.location import Location, check_name, claimed
-from service.settings import Settings
+from chatledger.errors import RefusedToStart
+from chatledger.settings import Settings
+from chatledger.storage import files
+from chatledger.storage.files import Output, OwnFiles, check_output, replacing
+from chatledger.storage.paths import Location, check_name, claimed
 
 OWN_NAMES = (
     "", "-wal", "-shm", "-journal", ".key", ".key.unfinished", ".lock", ".erasures", ".erasures.unfinished",
@@ -237,8 +236,8 @@ def test_standard_output_that_leads_into_the_ledger_is_refused(tmp_path: Path) -
     path = tmp_path / "ledger.db-wal"
     path.write_text("precious")
     script = (
-        "import sys; from pathlib import Path; from service.files import *; from service.location import Location\n"
-        "from service.settings import Settings; made = Settings(database_path=sys.argv[1])\n"
+        "import sys; from chatledger.storage.files import *; from chatledger.storage.paths import Location\n"
+        "from chatledger.settings import Settings; made = Settings(database_path=sys.argv[1])\n"
         "with output(None, OwnFiles.of(Location.of(made), made)) as file: file.write(b'x')"
     )
     with path.open("ab") as file:

@@ -7,10 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from msgspec import Raw
-
-from service import events, ledger, merkle
-from service.events import (
+from chatledger.domain import events
+from chatledger.domain.events import (
     Event,
     EventData,
     ForkedFrom,
@@ -39,6 +37,8 @@ from service.events import (
     encode_payload,
     type_of,
 )
+from chatledger.ledger import event_store, merkle
+from msgspec import Raw
 
 GOLDEN: list[tuple[str, int, bytes, EventData]] = [
     ("session.created", 1, b"{}", SessionCreated()),
@@ -304,7 +304,7 @@ def test_a_leaf_has_its_golden_bytes() -> None:
     committed = merkle.commitment(SALT, PAYLOAD)
     assert committed.hex() == COMMITMENT == hmac.new(SALT, PAYLOAD, hashlib.sha256).hexdigest()
     record = RECORD % COMMITMENT.encode()
-    assert ledger.leaf_of(event(), 1, committed).hex() == LEAF == hashlib.sha256(b"\x00" + record).hexdigest()
+    assert event_store.leaf_of(event(), 1, committed).hex() == LEAF == hashlib.sha256(b"\x00" + record).hexdigest()
 
 
 def test_the_record_of_a_leaf_is_canonical_json() -> None:
@@ -317,7 +317,7 @@ def test_a_leaf_covers_the_request_id() -> None:
     """A request id stands in the record as a string."""
     committed = merkle.commitment(SALT, PAYLOAD)
     record = (RECORD % COMMITMENT.encode()).replace(b"null", b'"r-1"')
-    assert ledger.leaf_of(event("r-1"), 1, committed) == hashlib.sha256(b"\x00" + record).digest()
+    assert event_store.leaf_of(event("r-1"), 1, committed) == hashlib.sha256(b"\x00" + record).digest()
 
 
 @pytest.mark.parametrize(
@@ -336,15 +336,15 @@ def test_a_leaf_covers_each_member_of_the_envelope(member: str, value: object) -
     """Any other envelope has another leaf."""
     committed = merkle.commitment(SALT, PAYLOAD)
     other = msgspec.structs.replace(event(), **{member: value})
-    assert ledger.leaf_of(other, 1, committed).hex() != LEAF
+    assert event_store.leaf_of(other, 1, committed).hex() != LEAF
 
 
 def test_a_sealed_record_has_a_salt_of_its_own() -> None:
     """The same content twice gives two commitments, so nobody can guess a short message from its hash."""
-    one, other = ledger.seal([event(), event()])
+    one, other = event_store.seal([event(), event()])
     assert one.payload == other.payload == PAYLOAD
     assert one.salt != other.salt
     assert one.leaf != other.leaf
     assert one.salt is not None
     assert len(one.salt) == 16
-    assert one.leaf == ledger.leaf_of(one.event, one.schema, merkle.commitment(one.salt, PAYLOAD))
+    assert one.leaf == event_store.leaf_of(one.event, one.schema, merkle.commitment(one.salt, PAYLOAD))

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from service.errors import UnsoundProof
-from service.head_file import HEAD_BYTES_MAX, read_head
-from service.signing import Head, Signer
+from chatledger.errors import UnsoundProof
+from chatledger.proofs.head_file import HEAD_BYTES_MAX, read_head
+from chatledger.proofs.signed_heads import Head, Signer
 
 NAME = "chatledger/0190a5d0-0000-7000-8000-000000000001"
 SIGNER = Signer(NAME, bytes(range(32)))

@@ -4,13 +4,12 @@ import hashlib
 import hmac
 
 import pytest
+from chatledger.errors import IdempotencyMismatch, NotFound
+from chatledger.ledger import idempotency_store
+from chatledger.ledger.idempotency_store import Answer, IdempotencyKey, Salts, fingerprint
 from hypothesis import given
 from hypothesis import strategies as st
 from support.store import Store, create, message
-
-from service import idempotency
-from service.errors import IdempotencyMismatch, NotFound
-from service.idempotency import Answer, IdempotencyKey, Salts, fingerprint
 
 KEY = IdempotencyKey("k", fingerprint("POST", "/v1/sessions", b"{}"))
 
@@ -18,13 +17,13 @@ KEY = IdempotencyKey("k", fingerprint("POST", "/v1/sessions", b"{}"))
 @given(st.lists(st.integers(1, 2**53), max_size=50))
 def test_positions_come_back_from_their_ranges(positions: list[int]) -> None:
     """In their order, whatever it is, repeated ones too."""
-    assert idempotency._expand(idempotency._ranges(positions)) == positions
+    assert idempotency_store._expand(idempotency_store._ranges(positions)) == positions
 
 
 def test_a_run_of_positions_takes_two_numbers() -> None:
     """A batch of a thousand messages is a few bytes."""
-    assert idempotency._ranges(list(range(5, 1005))) == "[[5,1004]]"
-    assert idempotency._ranges([1, 2, 9, 3]) == "[[1,2],[9,9],[3,3]]"
+    assert idempotency_store._ranges(list(range(5, 1005))) == "[[5,1004]]"
+    assert idempotency_store._ranges([1, 2, 9, 3]) == "[[1,2],[9,9],[3,3]]"
 
 
 def test_a_fingerprint_is_of_method_path_and_body() -> None:
@@ -49,33 +48,33 @@ NO_SALTS = Salts({}, {})
 @pytest.mark.parametrize("answer", [Answer(1, 2, None, 1), Answer(1, 3, [3, 2, 2], 0), Answer(1, 1, [], 0)])
 def test_a_key_finds_its_first_answer(used: Store, answer: Answer) -> None:
     """Of the session or of messages, in their order; for that tenant only."""
-    idempotency.remember(used.ledger, [("a", KEY, answer)], NO_SALTS, now_us=1)
-    assert idempotency.find(used.ledger, "a", KEY) == answer
-    assert idempotency.find(used.ledger, "b", KEY) is None
-    assert idempotency.find(used.ledger, "a", IdempotencyKey("K", KEY.fingerprint)) is None
+    idempotency_store.remember(used.ledger, [("a", KEY, answer)], NO_SALTS, now_us=1)
+    assert idempotency_store.find(used.ledger, "a", KEY) == answer
+    assert idempotency_store.find(used.ledger, "b", KEY) is None
+    assert idempotency_store.find(used.ledger, "a", IdempotencyKey("K", KEY.fingerprint)) is None
 
 
 def test_a_key_with_another_request_is_refused(used: Store) -> None:
     """Another tenant's use of the same key is its own."""
-    idempotency.remember(used.ledger, [("a", KEY, Answer(1, 1, None, 1))], NO_SALTS, now_us=1)
+    idempotency_store.remember(used.ledger, [("a", KEY, Answer(1, 1, None, 1))], NO_SALTS, now_us=1)
     other = IdempotencyKey("k", fingerprint("POST", "/v1/sessions", b"other"))
     with pytest.raises(IdempotencyMismatch):
-        idempotency.find(used.ledger, "a", other)
-    assert idempotency.find(used.ledger, "b", other) is None
+        idempotency_store.find(used.ledger, "a", other)
+    assert idempotency_store.find(used.ledger, "b", other) is None
 
 
 def test_old_keys_are_forgotten_oldest_first_and_young_ones_never(used: Store) -> None:
     """At most so many at a time, and none from the time limit on."""
     for number in range(10):
         key = IdempotencyKey(f"k{number}", b"f")
-        idempotency.remember(used.ledger, [("a", key, Answer(1, 1, None, 1))], NO_SALTS, now_us=number)
+        idempotency_store.remember(used.ledger, [("a", key, Answer(1, 1, None, 1))], NO_SALTS, now_us=number)
 
     def left() -> list[str]:
         return [row[0] for row in used.ledger.execute("SELECT key FROM idempotency ORDER BY number")]
 
-    idempotency.prune(used.ledger, before_us=5, limit=2)
+    idempotency_store.prune(used.ledger, before_us=5, limit=2)
     assert left() == [f"k{number}" for number in range(2, 10)]
-    idempotency.prune(used.ledger, before_us=5, limit=100)
+    idempotency_store.prune(used.ledger, before_us=5, limit=100)
     assert left() == [f"k{number}" for number in range(5, 10)]
 
 
@@ -83,7 +82,7 @@ def test_what_is_kept_is_no_hash_of_the_request(used: Store) -> None:
     """It needs the salts of the events: of the last one, and of all that were said."""
     for number, answer in enumerate((Answer(1, 3, None, 3), Answer(1, 3, [2, 3], 0)), start=1):
         key = IdempotencyKey(f"k{number}", KEY.fingerprint)
-        idempotency.remember(used.ledger, [("a", key, answer)], NO_SALTS, now_us=1)
+        idempotency_store.remember(used.ledger, [("a", key, answer)], NO_SALTS, now_us=1)
     kept = [bytes(row[0]) for row in used.ledger.execute("SELECT fingerprint FROM idempotency ORDER BY number")]
     salts = [bytes(row[0]) for row in used.ledger.execute("SELECT salt FROM events ORDER BY position")]
     assert kept[0] == hmac.new(salts[2], KEY.fingerprint + b"".join(salts), hashlib.sha256).digest()
@@ -97,7 +96,7 @@ def test_salts_of_this_transaction_need_no_look_at_the_ledger(used: Store) -> No
     for number, salts in enumerate((known, NO_SALTS)):
         for answer in (Answer(1, 3, None, 2), Answer(1, 3, [2, 3], 0)):
             key = IdempotencyKey(f"k{number}-{answer.positions}", KEY.fingerprint)
-            idempotency.remember(used.ledger, [("a", key, answer)], salts, now_us=1)
+            idempotency_store.remember(used.ledger, [("a", key, answer)], salts, now_us=1)
     kept = [row[0] for row in used.ledger.execute("SELECT fingerprint FROM idempotency ORDER BY number")]
     assert kept[:2] == kept[2:]
 
@@ -106,7 +105,7 @@ def test_salts_of_this_transaction_need_no_look_at_the_ledger(used: Store) -> No
 def test_a_key_dies_with_each_event_of_its_request(used: Store, position: int) -> None:
     """Whichever of them is erased: the same request finds nothing, and no guess can be tested any more."""
     used.ledger.execute("DROP TRIGGER events_update")
-    idempotency.remember(used.ledger, [("a", KEY, Answer(1, 3, None, 3))], NO_SALTS, now_us=1)
+    idempotency_store.remember(used.ledger, [("a", KEY, Answer(1, 3, None, 3))], NO_SALTS, now_us=1)
     used.ledger.execute("UPDATE events SET salt = zeroblob(16) WHERE position = ?", (position,))
     with pytest.raises(NotFound):
-        idempotency.find(used.ledger, "a", KEY)
+        idempotency_store.find(used.ledger, "a", KEY)

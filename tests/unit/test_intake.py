@@ -4,11 +4,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from msgspec import UNSET, Raw
-
-from service.errors import InvalidRequest, TooLarge
-from service.events import Message
-from service.intake import (
+from chatledger.domain.events import Message
+from chatledger.domain.json_text import same_json
+from chatledger.domain.messages import (
     MessageInput,
     accept_message,
     accept_messages,
@@ -18,8 +16,9 @@ from service.intake import (
     check_session_size,
     named_ids,
 )
-from service.jsontext import same_json
-from service.settings import Settings
+from chatledger.errors import InvalidRequest, TooLarge
+from chatledger.settings import Settings
+from msgspec import UNSET, Raw
 
 
 def take(**given: object) -> Message:

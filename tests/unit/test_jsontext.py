@@ -5,12 +5,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from chatledger.domain.json_text import (
+    check_characters,
+    check_depth,
+    compact,
+    explain_malformed,
+    merge_patch,
+    same_json,
+)
+from chatledger.errors import InvalidRequest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.model import merge
-
-from service.errors import InvalidRequest
-from service.jsontext import check_characters, check_depth, compact, explain_malformed, merge_patch, same_json
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)

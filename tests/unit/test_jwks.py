@@ -12,6 +12,12 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
+from chatledger.auth import jwks as module
+from chatledger.auth import user_tokens
+from chatledger.auth.jwks import EARLY_FETCH_S, FILE_CHECK_S, JWKS_BYTES_MAX, RETRY_S
+from chatledger.auth.user_tokens import TokenVerifier
+from chatledger.errors import Overloaded, Unauthenticated
+from chatledger.settings import Settings
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -20,13 +26,6 @@ from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 from support.identity_provider import IdentityProvider, ed_key, jwks
 from support.tokens import AUDIENCE, ISSUER, NO_KEY, NOW_S, PLACE, SIGNATURE, head
-
-from service import jwks as module
-from service import tokens
-from service.errors import Overloaded, Unauthenticated
-from service.jwks import EARLY_FETCH_S, FILE_CHECK_S, JWKS_BYTES_MAX, RETRY_S
-from service.settings import Settings
-from service.tokens import TokenVerifier
 
 OLD, NEW, FORGED = ed_key("old"), ed_key("new"), ed_key("old")
 CACHE_S = 300
@@ -41,7 +40,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The monotonic clock, which stands still unless a test moves it; the wall clock stands still."""
     found = SimpleNamespace(s=1000.0)
     monkeypatch.setattr(module, "monotonic", lambda: found.s)
-    monkeypatch.setattr(tokens, "now_us", lambda: NOW_S * 1_000_000)
+    monkeypatch.setattr(user_tokens, "now_us", lambda: NOW_S * 1_000_000)
     return found
 
 

@@ -9,16 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-from service import keys
-from service.access import OPEN, OPERATOR_SCOPES, Caller, Scope
-from service.api.call import Call
-from service.api.doors import Doors
-from service.clock import format_us, now_us
-from service.errors import Forbidden, Unauthenticated
-from service.events import KEYS_SESSION, SYSTEM_TENANT, Event, EventData, KeyCreated, KeyRevoked, type_of
-from service.keys import KEY_PATTERN, KeyRing, check_text, digest_of, id_of, new_text
-from service.settings import Settings
+from chatledger.domain import api_keys
+from chatledger.domain.access import OPEN, OPERATOR_SCOPES, Caller, Scope
+from chatledger.domain.api_keys import KEY_PATTERN, KeyRing, check_text, digest_of, id_of, new_text
+from chatledger.domain.events import KEYS_SESSION, SYSTEM_TENANT, Event, EventData, KeyCreated, KeyRevoked, type_of
+from chatledger.domain.timestamps import format_us, now_us
+from chatledger.errors import Forbidden, Unauthenticated
+from chatledger.http.access_hook import Doors
+from chatledger.http.request import Call
+from chatledger.settings import Settings
 
 NOW_US = now_us()
 HOUR_US = 3_600_000_000
@@ -92,7 +91,7 @@ def other_case(text: str) -> str:
 
 def with_checksum(head: str) -> str:
     """*head* with the checksum that it has to have."""
-    return head + keys._checksum(head)
+    return head + api_keys._checksum(head)
 
 
 def foreign_secret() -> str:
@@ -219,7 +218,7 @@ def test_digests_are_compared_in_constant_time(text: str, monkeypatch: pytest.Mo
         compared.append(len(first))
         return compare(first, second)
 
-    monkeypatch.setattr(keys.hmac, "compare_digest", watched)
+    monkeypatch.setattr(api_keys.hmac, "compare_digest", watched)
     try:
         RING.caller_of(text, now_us=NOW_US)
     except Unauthenticated:

@@ -1,14 +1,13 @@
 """Token buckets: what comes at once, what comes in the long run, for whom, and that memory stays bounded."""
 
 import pytest
+from chatledger.auth import rate_limits
+from chatledger.auth.rate_limits import BURST_S, DAY_S, Allowance, Limits
+from chatledger.domain.access import LOCAL, OPEN, OPERATOR_SCOPES, TENANT_SCOPES, USER_SCOPES, Caller
+from chatledger.errors import RateLimited
+from chatledger.settings import Settings
 from hypothesis import given
 from hypothesis import strategies as st
-
-from service import limits
-from service.access import LOCAL, OPEN, OPERATOR_SCOPES, TENANT_SCOPES, USER_SCOPES, Caller
-from service.errors import RateLimited
-from service.limits import BURST_S, DAY_S, Allowance, Limits
-from service.settings import Settings
 
 
 def key(name: str, tenant: str | None = "t") -> Caller:
@@ -165,7 +164,7 @@ def test_a_clock_that_goes_back_gives_nothing() -> None:
 
 def test_the_number_of_buckets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Full ones go first, then those that were not used for longest."""
-    monkeypatch.setattr(limits, "BUCKETS_MAX", 100)
+    monkeypatch.setattr(rate_limits, "BUCKETS_MAX", 100)
     made = Limits(Settings(key_requests_per_s=1))
     for number in range(1000):
         made.admit(user(f"u{number}"), size_bytes=0, now_s=0)

@@ -17,10 +17,9 @@ from typing import Any
 
 import pytest
 import structlog
-
-from service import log, log_sink
-from service.log_sink import QUEUE_BYTES_MAX, LogSink
-from service.log_text import TextRenderer, columns_of, renderer, wants_colour
+from chatledger.observability import log_sink, logs
+from chatledger.observability.console import TextRenderer, columns_of, renderer, wants_colour
+from chatledger.observability.log_sink import QUEUE_BYTES_MAX, LogSink
 
 LIMIT_S = 60
 REQUEST = {
@@ -218,7 +217,7 @@ class Recorded:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lines: list[bytes] = []
-        monkeypatch.setattr(log.STANDARD_ERROR, "write", self.lines.append)
+        monkeypatch.setattr(logs.STANDARD_ERROR, "write", self.lines.append)
 
     def json(self) -> list[dict[str, Any]]:
         """As objects."""
@@ -229,11 +228,11 @@ class Recorded:
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorded]:
     """Logging set up for JSON, into a list."""
     before = structlog.get_config()
-    notice_before, hooks = log.STANDARD_ERROR.notice, (sys.excepthook, threading.excepthook, sys.unraisablehook)
-    log.set_up("info", form="json")
+    notice_before, hooks = logs.STANDARD_ERROR.notice, (sys.excepthook, threading.excepthook, sys.unraisablehook)
+    logs.set_up("info", form="json")
     yield Recorded(monkeypatch)
     structlog.configure(**before)
-    log.STANDARD_ERROR.notice = notice_before
+    logs.STANDARD_ERROR.notice = notice_before
     sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
 
 
@@ -248,9 +247,9 @@ class Unshowable:
 
 def test_a_line_that_cannot_be_made_is_counted_and_raises_nothing(recorded: Recorded) -> None:
     """Whoever logs is in the middle of something else, often of handling a failure."""
-    before = log.dropped()
+    before = logs.dropped()
     structlog.get_logger("t").error("it failed", cause=Unshowable())
-    assert (recorded.lines, log.dropped()) == ([], before + 1)
+    assert (recorded.lines, logs.dropped()) == ([], before + 1)
 
 
 def test_half_a_surrogate_pair_is_shown_and_not_lost(recorded: Recorded) -> None:
@@ -263,15 +262,15 @@ def test_half_a_surrogate_pair_is_shown_and_not_lost(recorded: Recorded) -> None
 def test_of_lines_that_were_lost_there_is_one_line_in_the_log_s_form(recorded: Recorded) -> None:
     """With the worker's number, where there are several."""
     del recorded
-    log.set_up("error", form="json", worker=3)
-    said = json.loads(log.STANDARD_ERROR.notice(17))
+    logs.set_up("error", form="json", worker=3)
+    said = json.loads(logs.STANDARD_ERROR.notice(17))
     assert re.fullmatch(r"20\d\d-.*Z", said.pop("time"))
     assert said == {"event": "log lines dropped", "count": 17, "level": "warning", "worker": 3}
 
 
 def test_what_libraries_log_is_a_line_of_ours(recorded: Recorded) -> None:
     """With quotes and line feeds in it, and with arguments that do not fit."""
-    handler = log._Forward()
+    handler = logs._Forward()
     for message, arguments in (('a "quoted"\nline', ()), ("%d", ("no number",))):
         handler.emit(logging.LogRecord("asyncio", logging.ERROR, "", 0, message, arguments, None))
     said = recorded.json()
@@ -286,7 +285,7 @@ def _fail(number: int) -> None:
 @pytest.mark.parametrize("where", ["exit", "thread"])
 def test_what_nobody_caught_is_one_line(recorded: Recorded, where: str) -> None:
     """Of the main thread and of others, with its traceback, and without the interpreter's own print."""
-    log.catch_all()
+    logs.catch_all()
     if where == "thread":
         thread = threading.Thread(target=_fail, args=(1,), name="t-1")
         thread.start()

@@ -6,6 +6,10 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
+from chatledger.errors import LedgerDamaged
+from chatledger.ledger import merkle, tree_store
+from chatledger.ledger.merkle import Frontier
+from chatledger.storage.database import Connection
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pymerkle import InmemoryTree
@@ -21,11 +25,6 @@ from support.independent_verifier import (
     verify_inclusion,
 )
 from support.store import Store, append, create, message
-
-from service import merkle, tree
-from service.database import Connection
-from service.errors import LedgerDamaged
-from service.merkle import Frontier
 
 SIZES = range(131)
 LARGEST = 65_540
@@ -322,7 +321,7 @@ def leaves_of(ledger: Connection) -> list[bytes]:
 def assert_nodes(ledger: Connection, leaves: list[bytes]) -> None:
     """Root, tiles and a proof come out of the stored tiles as they do out of the leaves."""
     size = len(leaves)
-    nodes = tree.Nodes(ledger, size)
+    nodes = tree_store.Nodes(ledger, size)
     assert nodes.root() == root_of(leaves)
     expected = tiles_of(leaves)
     for number in range(size // 256 + 2):
@@ -343,7 +342,7 @@ def test_a_ledger_has_its_tree_before_and_behind_whole_tiles(store: Store) -> No
         store.commit_all(append("s", *(message(f"m{run}-{number}") for number in range(count))))
         sizes.append(sizes[-1] + count)
         leaves = leaves_of(store.ledger)
-        stored = tree.read(store.ledger)
+        stored = tree_store.read(store.ledger)
         assert (stored.size, stored.hashes) == (sizes[-1], frontier_of(leaves))
         assert len(leaves) == sizes[-1]
     assert {256, 257, 512 + 1} <= set(sizes)
@@ -358,7 +357,7 @@ def test_groups_of_commands_make_the_tree_of_their_events(store: Store) -> None:
         store.commit(create(f"a{number}", message("m")), append("none", message("m")), create(f"b{number}"))
     leaves = leaves_of(store.ledger)
     assert len(leaves) == 270
-    assert tree.read(store.ledger).hashes == frontier_of(leaves)
+    assert tree_store.read(store.ledger).hashes == frontier_of(leaves)
     assert_nodes(store.ledger, leaves)
 
 
@@ -374,11 +373,11 @@ def test_a_ledger_has_its_tree_beyond_65536_events(tmp_path: Path) -> None:
         store.ledger.execute("UPDATE tree SET size = 0, frontier = x''")
         store.ledger.execute("COMMIT")
     with Store(tmp_path / "ledger.db") as store:
-        assert tree.read(store.ledger).hashes == frontier_of(leaves_of(store.ledger))
+        assert tree_store.read(store.ledger).hashes == frontier_of(leaves_of(store.ledger))
         for number in range(10):
             store.commit_all(append("s", message(f"m{number}")))
         leaves = leaves_of(store.ledger)
-        assert tree.read(store.ledger).hashes == frontier_of(leaves)
+        assert tree_store.read(store.ledger).hashes == frontier_of(leaves)
         for size in (65_530, 65_535, 65_536, 65_537, 65_540):
             assert_nodes(store.ledger, leaves[:size])
 
@@ -390,7 +389,7 @@ def test_a_missing_tile_is_reported(store: Store) -> None:
         store.commit_all(append("s", *(message(f"m{run}-{number}") for number in range(100))))
     store.ledger.execute("DELETE FROM tiles")
     with pytest.raises(LedgerDamaged, match="no hash 0 at"):
-        tree.Nodes(store.ledger, 300).root()
+        tree_store.Nodes(store.ledger, 300).root()
 
 
 @pytest.mark.parametrize(
@@ -408,4 +407,4 @@ def test_a_tree_that_is_not_the_ledgers_is_refused(store: Store, spoil: str, sai
     store.commit_all(create("s", message("m1"), message("m2")))
     store.ledger.execute(spoil)
     with pytest.raises(LedgerDamaged, match=said):
-        tree.open_tree(store.ledger, 3)
+        tree_store.open_tree(store.ledger, 3)

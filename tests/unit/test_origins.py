@@ -1,9 +1,8 @@
 """Origins in the settings, and the Host and Origin headers of requests to an open service."""
 
 import pytest
-
-from service.errors import SettingsError
-from service.origins import is_loopback, parse_origins, refusal
+from chatledger.errors import SettingsError
+from chatledger.http.origins import is_loopback, parse_origins, refusal
 
 
 def test_origins_are_separated_by_commas() -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-
-from service.errors import SettingsError
-from service.settings import Settings, load_settings, variable_of
+from chatledger.errors import SettingsError
+from chatledger.settings import Settings, load_settings, variable_of
 
 NO_FILE = Path("/nonexistent/.env")
 FIELDS = [field.name for field in msgspec.structs.fields(Settings)]

@@ -9,14 +9,8 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-
-from service import merkle
-from service.api import messages
-from service.commands import AppendMessages
-from service.errors import DomainError
-from service.events import (
+from chatledger.domain.commands import AppendMessages
+from chatledger.domain.events import (
     Event,
     EventData,
     Message,
@@ -28,10 +22,15 @@ from service.events import (
     SessionUpdated,
     type_of,
 )
-from service.ids import is_request_id, new_request_id
-from service.merkle import Frontier
-from service.settings import Settings
-from service.state import evolve
+from chatledger.domain.ids import is_request_id, new_request_id
+from chatledger.domain.session import evolve
+from chatledger.errors import DomainError
+from chatledger.http.routes import messages
+from chatledger.ledger import merkle
+from chatledger.ledger.merkle import Frontier
+from chatledger.settings import Settings
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 salts = st.binary(max_size=100) | st.binary(min_size=merkle.SALT_BYTES, max_size=merkle.SALT_BYTES)
 

@@ -5,14 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
-from support import documents
-from support.independent_verifier import Wrong, parse_checkpoint, parse_verifier_key, verify_checkpoint
-
-from service.errors import RefusedToStart, UnsoundProof
-from service.location import Location
-from service.settings import Settings
-from service.signing import (
+from chatledger.errors import RefusedToStart, UnsoundProof
+from chatledger.proofs.signed_heads import (
     Head,
     Signer,
     Verifier,
@@ -24,6 +18,11 @@ from service.signing import (
     origin_of,
     signer_of,
 )
+from chatledger.settings import Settings
+from chatledger.storage.paths import Location
+from structlog.testing import capture_logs
+from support import documents
+from support.independent_verifier import Wrong, parse_checkpoint, parse_verifier_key, verify_checkpoint
 
 VECTOR = {row[0]: row[1] for row in documents.rows(documents.read("docs/ledger-format.md"), "head")}
 KEY = VECTOR["verifier key"]

@@ -6,11 +6,10 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from chatledger.cli.terminal import say, visible, visible_json
+from chatledger.observability.console import TextRenderer
 from hypothesis import given
 from hypothesis import strategies as st
-
-from service.log_text import TextRenderer
-from service.terminal import say, visible, visible_json
 
 ROOT = Path(__file__).resolve().parents[2]
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -79,7 +78,7 @@ def test_log_lines_for_people_have_no_controls_of_others() -> None:
 
 def test_nothing_is_printed_by_other_ways() -> None:
     """No module but these calls `click.echo` or `print`: a line of progress has nothing of others in it."""
-    allowed = {"service/terminal.py", "service/progress.py"}
+    allowed = {"service/chatledger/cli/terminal.py", "service/chatledger/cli/progress.py"}
     found = {
         path.relative_to(ROOT).as_posix()
         for folder in ("service", "projections")

@@ -6,11 +6,10 @@ import weakref
 from pathlib import Path
 
 import pytest
-
-from service import threads
-from service.listening import announce_at
-from service.location import Address, Location
-from service.threads import DEATHS_MAX, RestartingThread, call_in_loop, in_thread, settle
+from chatledger import threads
+from chatledger.serving.listener import announce_at
+from chatledger.storage.paths import Address, Location
+from chatledger.threads import DEATHS_MAX, RestartingThread, call_in_loop, in_thread, settle
 
 LIMIT_S = 60
 

@@ -8,6 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from chatledger.auth import user_tokens
+from chatledger.auth.user_tokens import TOKEN_BYTES_MAX, TokenVerifier, looks_like_token
+from chatledger.domain.access import USER_SCOPES, Caller
+from chatledger.errors import SettingsError, Unauthenticated
+from chatledger.settings import Settings
 from support.identity_provider import ed_key, jwks, number, rsa_key
 from support.tokens import (
     AUDIENCE,
@@ -35,12 +40,6 @@ from support.tokens import (
     too_early,
 )
 
-from service import tokens
-from service.access import USER_SCOPES, Caller
-from service.errors import SettingsError, Unauthenticated
-from service.settings import Settings
-from service.tokens import TOKEN_BYTES_MAX, TokenVerifier, looks_like_token
-
 ALICE = Caller(
     actor="user:alice-in-wonderland",
     credential="token",
@@ -54,7 +53,7 @@ ALICE = Caller(
 def wall(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The wall clock, which stands still unless a test moves it."""
     clock = SimpleNamespace(now_s=NOW_S)
-    monkeypatch.setattr(tokens, "now_us", lambda: round(clock.now_s * 1_000_000))
+    monkeypatch.setattr(user_tokens, "now_us", lambda: round(clock.now_s * 1_000_000))
     return clock
 
 
@@ -205,7 +204,7 @@ def test_a_remembered_token_expires(verifier: TokenVerifier, wall: SimpleNamespa
 
 def test_the_tokens_used_longest_ago_are_forgotten(keys_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that memory is bounded whatever clients send."""
-    monkeypatch.setattr(tokens, "VERIFIED_MAX", 2)
+    monkeypatch.setattr(user_tokens, "VERIFIED_MAX", 2)
     verifier = TokenVerifier(settings(keys_file))
     one, two, three = (body(jti=str(number)) for number in range(3))
     for token in (one, two, one, three):

@@ -4,15 +4,14 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from service.api.keys import KeyInput
-from service.api.messages import BatchInput
-from service.api.sessions import SessionInput
-from service.errors import FIELD_CHARACTERS_MAX, InvalidRequest
-from service.import_lines import Rejected, parse_line
-from service.intake import MessageInput
-from service.settings import Settings
-from service.validation import SHOWN_CHARACTERS_MAX, refusal, shown
+from chatledger.domain.messages import MessageInput
+from chatledger.domain.validation import SHOWN_CHARACTERS_MAX, refusal, shown
+from chatledger.errors import FIELD_CHARACTERS_MAX, InvalidRequest
+from chatledger.http.routes.api_keys import KeyInput
+from chatledger.http.routes.messages import BatchInput
+from chatledger.http.routes.sessions import SessionInput
+from chatledger.settings import Settings
+from chatledger.transfer.json_lines import Rejected, parse_line
 
 ROLES = "assistant, developer, system, tool, user"
 SESSION_MEMBERS = "id, user_id, title, traits, messages"

@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from service.errors import SettingsError
-from service.settings import Settings, expected, load_settings, read_settings, variable_of
-from service.variables import OF_CLIENTS, is_service_link
+from chatledger.environment import OF_CLIENTS, is_service_link
+from chatledger.errors import SettingsError
+from chatledger.settings import Settings, expected, load_settings, read_settings, variable_of
 
 NO_FILE = Path("/nonexistent/.env")
 VARIABLES = [variable_of(field.name) for field in msgspec.structs.fields(Settings)]

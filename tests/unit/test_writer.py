@@ -9,17 +9,9 @@ from typing import TypeAlias
 
 import apsw
 import pytest
-from support.store import Store, append, create, delete, message, run, submit
-
-from projections.build import ProjectionFailed
-from projections.views import Views
-from service import database, threads
-from service import writer as writer_module
-from service.checkpointer import Checkpointer
-from service.commands import AppendMessages, CreateSession
-from service.committer import Committer
-from service.database import Connection
-from service.errors import (
+from chatledger import threads
+from chatledger.domain.commands import AppendMessages, CreateSession
+from chatledger.errors import (
     DomainError,
     ErasurePending,
     NotFound,
@@ -28,12 +20,20 @@ from service.errors import (
     SessionExists,
     StorageFull,
 )
-from service.group import Accepted, Committed, Group, Outcome, Replayed, Submission
-from service.idempotency import IdempotencyKey
-from service.metrics import Histogram
-from service.rebuilder import Rebuilder
-from service.write_queue import Signal, Task
-from service.writer import Writer
+from chatledger.ledger.idempotency_store import IdempotencyKey
+from chatledger.observability.metrics import Histogram
+from chatledger.storage import database
+from chatledger.storage.database import Connection
+from chatledger.views.builder import ProjectionFailed
+from chatledger.views.live_views import Views
+from chatledger.views.rebuilder import Rebuilder
+from chatledger.writing import writer as writer_module
+from chatledger.writing.checkpointer import Checkpointer
+from chatledger.writing.command_group import Accepted, Committed, Group, Outcome, Replayed, Submission
+from chatledger.writing.committer import Committer
+from chatledger.writing.write_queue import Signal, Task
+from chatledger.writing.writer import Writer
+from support.store import Store, append, create, delete, message, run, submit
 
 Commit: TypeAlias = Callable[[Committer, Sequence[Submission]], list[Outcome]]
 LIMIT_S = 60

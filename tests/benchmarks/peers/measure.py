@@ -10,6 +10,12 @@ from pathlib import Path
 from time import perf_counter
 
 import msgspec
+from chatledger.ledger import event_store
+from chatledger.maintenance import local_ledger
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.storage.paths import Location
+from chatledger.writing.committer import Committer
 
 from benchmarks import generate
 from benchmarks.append import WARM_UP_S, append_requests
@@ -20,10 +26,6 @@ from benchmarks.load import Request
 from benchmarks.peers.install import HERE, NODE, PYTHON
 from benchmarks.process import Process, Server
 from benchmarks.writes import import_s
-from service import database, ledger, offline
-from service.committer import Committer
-from service.location import Location
-from service.settings import Settings
 
 HTTP = "Beside peers over HTTP"
 STORES = "Beside event stores"
@@ -199,7 +201,7 @@ def _our_store(bench: Bench, stack: ExitStack) -> Ask:
     """Ours in this process: without HTTP, with the tree and the views."""
     path = bench.new_folder("peers-store") / "ledger.db"
     settings = Settings(database_path=str(path))
-    committer = stack.enter_context(offline.writing(settings))
+    committer = stack.enter_context(local_ledger.writing(settings))
     coming = generate.submissions(bench.conversations, prefix="peers")
     connection = stack.enter_context(closing(database.open_ledger_reader(Location.of(settings), settings)))
 
@@ -222,7 +224,7 @@ def _commit_speed(bench: Bench, committer: Committer, coming: Iterator[generate.
 def _read_speed(connection: database.Connection) -> float:
     """All events that are there, decoded."""
     position, started_s = 0, perf_counter()
-    while found := ledger.read_after(connection, position, BATCH_EVENTS):
+    while found := event_store.read_after(connection, position, BATCH_EVENTS):
         position = found[-1].position
     return position / (perf_counter() - started_s)
 

@@ -1,0 +1,1 @@
+"""What one caller may do: use cases, bound to the tenant and the user of the request."""

@@ -1,0 +1,1 @@
+"""Who a caller is: API keys, user tokens, and how many requests each may send."""

@@ -1,0 +1,1 @@
+"""The HTTP surface: middleware, parsing of requests, presentation of answers, routes."""

@@ -1,0 +1,1 @@
+"""Work on a ledger's files without a server, or beside one: backup, restore, checks."""

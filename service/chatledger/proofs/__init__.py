@@ -1,0 +1,1 @@
+"""Signed tree heads, proof bundles, and their verification."""

@@ -1,0 +1,1 @@
+"""SQLite and files. The only package that knows APSW."""

@@ -1,0 +1,1 @@
+"""The engine of the read models: applying events, building, rebuilding, comparing."""

@@ -1,0 +1,1 @@
+"""The one writer: group commit, erasure, checkpoints of the write-ahead log."""
