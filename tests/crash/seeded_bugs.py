@@ -47,7 +47,7 @@ def _write_apart(self: committer.Committer, group: Any, records: Any) -> None:
         if records:
             self.ledger.execute("UPDATE tree SET size = ?, frontier = ?", (grown.size, grown.encode()))
         tree_store.extend_tiles(self.ledger, completed)
-        self._remember(group)
+        self._remember(group, records)
     self._tree = grown
     if records:
         _position_first(self.ledger, self.ledger, (), start=self.views.position, end=group.position)
