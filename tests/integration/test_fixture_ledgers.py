@@ -20,6 +20,7 @@ NAMES = ("first", "second")
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of one of them."""
     shutil.copytree(FIXTURES / request.param, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "ledger.db.key").chmod(0o600)  # which a checkout does not keep
     return tmp_path
 
 
