@@ -40,7 +40,7 @@ CREATE VIEW transcript AS
 INDEXES = "CREATE UNIQUE INDEX messages_by_id ON messages (id, session_id)"
 
 # How a payload ends whose id is a UUID, or as long as one, which is nearly all: `seq` is its first member, the message
-# its last, and the id that one's last unless it says when it was made. An id has no quotes (service/chatledger/domain/ids.py), nor needs
+# its last, and the id that one's last unless it says when it was made. An id has no quotes (domain/ids.py), nor needs
 # it a backslash: what has one there is something else. The other way, through JSON, takes twice as long.
 _END = "CAST(substr(CAST(payload AS BLOB), -46) AS TEXT)"
 _IS_PLAIN = f"""{_END} GLOB ',"id":"*"}}}}' AND instr(substr({_END}, 8), '"') = 37"""

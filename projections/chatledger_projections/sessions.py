@@ -50,8 +50,8 @@ _SET_LAST_MESSAGE_AT = """UPDATE sessions SET last_message_at = (SELECT coalesce
   FROM messages WHERE session_id = sessions.key AND removed = 0 ORDER BY seq DESC LIMIT 1)"""
 
 # Order matters only here: a session is made before its messages are counted, patched in order, and deleted or erased
-# last. What an event does to a session is said once more in service/chatledger/domain/session.py, for deciding; the tests hold the two
-# together. Of an erased session one row is left, which says that it was; its messages go in steps: service/chatledger/writing/erasure.py.
+# last. What an event does to a session is said once more in domain/session.py, for deciding; the tests hold the two
+# together. Of an erased session one row is left, which says that it was; its messages go in steps: writing/erasure.py.
 PROGRAM = f"""
 INSERT INTO sessions
   SELECT stream, tenant_id, session_id, version, payload ->> '$.user_id', payload ->> '$.title',

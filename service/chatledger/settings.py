@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from chatledger import environment as environment_module
+from chatledger import setting_sources
 from chatledger.errors import SettingsError
 
 MEMORY = ":memory:"
@@ -147,7 +147,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def variable_of(field: str) -> str:
     """The name of the environment variable that sets *field*."""
-    return "DATABASE_PATH" if field == "database_path" else environment_module.PREFIX + field.upper()
+    return "DATABASE_PATH" if field == "database_path" else setting_sources.PREFIX + field.upper()
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -171,7 +171,7 @@ def load_settings(environment: Mapping[str, str] | None = None, *, dotenv: Path 
 def read_settings(environment: Mapping[str, str] | None = None, *, dotenv: Path = DOTENV) -> dict[str, Setting]:
     """All settings by their fields, each with the place that its value is from; as `load_settings`."""
     fields = {variable_of(field.name): field for field in msgspec.structs.fields(Settings)}
-    found = environment_module.find(fields, os.environ if environment is None else environment, dotenv)
+    found = setting_sources.find(fields, os.environ if environment is None else environment, dotenv)
     settings = {}
     for variable, field in fields.items():
         if (entry := found.get(variable)) is None:

@@ -119,7 +119,8 @@ def test_what_leads_to_no_projection_is_refused_in_a_line(folder: Path, text: st
 def test_one_that_fails_while_it_is_built_is_named(folder: Path, text: str, says: str) -> None:
     """By every command that builds it, and by a server that starts."""
     (folder / "x.py").write_text(
-        f"from chatledger_projections.projection import Projection\nP = Projection(name='p', version=1, tables='', {text})\n"
+        "from chatledger_projections.projection import Projection\n"
+        f"P = Projection(name='p', version=1, tables='', {text})\n"
     )
     for command in ("replay", "serve --port 0", "serve --port 0 --workers 2"):
         done = run(*command.split(), *DATABASE, cwd=folder, env={"CHATLEDGER_PROJECTIONS": "./x.py:P"})

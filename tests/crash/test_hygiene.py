@@ -1,4 +1,4 @@
-"""Nothing but `service/chatledger/storage/database.py` opens a database, or touches its files: closing such a handle drops SQLite's locks.
+"""Nothing but `storage/database.py` opens a database, or touches its files: closing such a handle drops SQLite's locks.
 
 That a second server is refused is in `tests/acceptance/test_stop_and_start.py`; a second process and a network file
 system in `tests/integration/test_refusals.py`.
@@ -46,7 +46,7 @@ FILES = {
     ): "how other *.key files in the key's folder begin, none of which is the ledger",
     ("service/chatledger/cli/streams.py", "open"): "the null device, for a closed stream",
     ("service/chatledger/serving/tls.py", "read_bytes"): "the certificate",
-    ("service/chatledger/environment.py", "read_text"): "the file .env",
+    ("service/chatledger/setting_sources.py", "read_text"): "the file .env",
 }
 NOT_FILES = {"views", "committer", "self"}
 """What has an `open` that opens no file by itself."""

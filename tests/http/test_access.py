@@ -30,7 +30,7 @@ def test_a_route_without_a_declaration_keeps_the_application_from_starting(monke
     @get("/v1/forgotten")
     async def forgotten() -> None: ...
 
-    monkeypatch.setattr(chatledger.serving.app.evidence, "show_head", forgotten)
+    monkeypatch.setattr(chatledger.serving.app.proofs, "show_head", forgotten)
     with pytest.raises(ImproperlyConfiguredException, match=r"/v1/forgotten.*declares no access"):
         chatledger.serving.app.create_app(MEMORY)
 

@@ -83,7 +83,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
 
 def credential(service: InProcess) -> tuple[bytes, bytes]:
     """One with which everything is allowed."""
-    return (b"authorization", b"Bearer " + chatledger.serving.app.services.doors.local_credential.encode())
+    return (b"authorization", b"Bearer " + service.app.services.doors.local_credential.encode())
 
 
 def operations(service: InProcess) -> Iterator[tuple[str, bytes, dict[str, Any]]]:

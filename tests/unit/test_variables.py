@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from chatledger.environment import OF_CLIENTS, is_service_link
 from chatledger.errors import SettingsError
+from chatledger.setting_sources import OF_CLIENTS, is_service_link
 from chatledger.settings import Settings, expected, load_settings, read_settings, variable_of
 
 NO_FILE = Path("/nonexistent/.env")

@@ -73,7 +73,7 @@ def changed(state: SessionState, changes: SessionChanges) -> dict[str, object]:
 def evolve(state: SessionState | None, events: Sequence[Event]) -> SessionState | None:
     """Fold a run of one session's *events*, in order, into its *state*; None is a session that nobody sees.
 
-    Pure. What `projections/chatledger_projections/sessions.py` does to rows, this does to a value, for deciding. An erased event
+    Pure. What `chatledger_projections/sessions.py` does to rows, this does to a value, for deciding. An erased event
     leaves no trace: the erasure that follows it has taken the session away in any case.
     """
     appended = 0

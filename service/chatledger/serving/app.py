@@ -21,8 +21,7 @@ from chatledger.http.middleware import EdgedLitestar
 from chatledger.http.openapi import operations
 from chatledger.http.origins import parse_origins
 from chatledger.http.request import Call, admit
-from chatledger.http.routes import api_page, erasures, health, projections, proofs
-from chatledger.http.routes import events as events_module
+from chatledger.http.routes import api_page, erasures, events, health, projections, proofs
 from chatledger.http.routes.api_keys import KeysController
 from chatledger.http.routes.messages import MessagesController
 from chatledger.http.routes.sessions import SessionsController
@@ -82,8 +81,8 @@ def create_app(
         route_handlers=[
             SessionsController,
             MessagesController,
-            events_module.list_session_events,
-            events_module.list_events,
+            events.list_session_events,
+            events.list_events,
             erasures.erase_session,
             erasures.show_erasure,
             proofs.show_proof,

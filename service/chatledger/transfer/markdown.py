@@ -2,7 +2,7 @@
 
 Whatever a conversation contains stays inside its block: its fence is longer than any run of backticks in it
 (https://spec.commonmark.org/0.31.2/#fenced-code-blocks). So a message can neither look like a heading, nor like another
-message, nor reach a renderer as HTML. Controls are shown as escapes (`service/chatledger/cli/terminal.py`), because people read it in
+message, nor reach a renderer as HTML. Controls are shown as escapes (`cli/terminal.py`), because people read it in
 terminals too.
 """
 

@@ -171,6 +171,6 @@ def _text(path: Path) -> str:
         raise SettingsError(f"{path}, line {line} is not UTF-8.") from error
     except OSError as error:
         raise SettingsError(
-            f"{path} of the working directory cannot be read: {os_errors.reason_of(error)}. Start in another folder, or "
-            f"let the user that runs chatledger read it."
+            f"{path} of the working directory cannot be read: {os_errors.reason_of(error)}. Start in another folder, "
+            f"or let the user that runs chatledger read it."
         ) from error
