@@ -15,8 +15,8 @@ from typing import NamedTuple
 from dotenv.parser import parse_stream
 from dotenv.variables import Variable, parse_variables
 
+from chatledger import os_errors
 from chatledger.errors import SettingsError
-from chatledger.storage import os_errors
 
 PREFIX = "CHATLEDGER_"
 OF_CLIENTS = frozenset({"CHATLEDGER_API_KEY", "CHATLEDGER_URL"})

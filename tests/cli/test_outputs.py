@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chatledger.storage.os_errors import shortened
+from chatledger.os_errors import shortened
 from support.command import COMMAND, assert_clear, environment, refuse, run, succeed
 from support.files import contents
 from support.small_disk import small_disk

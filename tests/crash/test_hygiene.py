@@ -44,7 +44,7 @@ FILES = {
         "service/chatledger/proofs/signed_heads.py",
         "open",
     ): "how other *.key files in the key's folder begin, none of which is the ledger",
-    ("service/chatledger/cli/streams.py", "open"): "the null device, for a closed stream",
+    ("service/chatledger/console/streams.py", "open"): "the null device, for a closed stream",
     ("service/chatledger/serving/tls.py", "read_bytes"): "the certificate",
     ("service/chatledger/setting_sources.py", "read_text"): "the file .env",
 }

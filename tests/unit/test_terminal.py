@@ -6,8 +6,8 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from chatledger.cli.terminal import say, visible, visible_json
-from chatledger.observability.console import TextRenderer
+from chatledger.console.terminal import say, visible, visible_json
+from chatledger.observability.console_format import TextRenderer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,7 +78,7 @@ def test_log_lines_for_people_have_no_controls_of_others() -> None:
 
 def test_nothing_is_printed_by_other_ways() -> None:
     """No module but these calls `click.echo` or `print`: a line of progress has nothing of others in it."""
-    allowed = {"service/chatledger/cli/terminal.py", "service/chatledger/cli/progress.py"}
+    allowed = {"service/chatledger/console/terminal.py", "service/chatledger/cli/progress.py"}
     found = {
         path.relative_to(ROOT).as_posix()
         for folder in ("service", "projections")

@@ -7,9 +7,10 @@ import click
 import msgspec
 
 from chatledger.application.api_keys import NewKey, key_created
-from chatledger.cli import ledger_client, streams
+from chatledger.cli import ledger_client
 from chatledger.cli.options import Commands, check_tenant, database_option, saying_new_key, settings_with
-from chatledger.cli.terminal import say, write
+from chatledger.console import streams
+from chatledger.console.terminal import say, write
 from chatledger.domain.access import LOCAL
 from chatledger.domain.api_keys import new_text
 from chatledger.domain.commands import CreateKey, KeyCommand, RevokeKey

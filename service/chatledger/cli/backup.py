@@ -7,7 +7,7 @@ import click
 
 from chatledger.cli.options import Command, WholeNumber, database_option, say_older_schema, settings_with
 from chatledger.cli.progress import Progress
-from chatledger.cli.terminal import say
+from chatledger.console.terminal import say
 from chatledger.maintenance.backup import backup as back_up
 from chatledger.maintenance.restore import Steps
 from chatledger.maintenance.restore import restore as bring_back

@@ -9,7 +9,7 @@ from chatledger_projections import sessions
 
 from chatledger.cli import ledger_client
 from chatledger.cli.options import Command, check_tenant, database_option, settings_with
-from chatledger.cli.terminal import say
+from chatledger.console.terminal import say
 from chatledger.domain.access import LOCAL
 from chatledger.domain.ids import is_id
 from chatledger.errors import LedgerLocked

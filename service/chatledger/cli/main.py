@@ -12,7 +12,6 @@ import click
 import msgspec
 
 from chatledger import __version__
-from chatledger.cli import streams
 from chatledger.cli.api_key import key
 from chatledger.cli.backup import backup, restore
 from chatledger.cli.erase import erase
@@ -29,8 +28,9 @@ from chatledger.cli.options import (
 from chatledger.cli.progress import Progress, late_progress
 from chatledger.cli.replay import replay
 from chatledger.cli.settings import settings
-from chatledger.cli.terminal import say, visible, write
 from chatledger.cli.verify import verify
+from chatledger.console import streams
+from chatledger.console.terminal import say, visible, write
 from chatledger.errors import ChatledgerError, OutputFailed
 from chatledger.maintenance import local_ledger
 from chatledger.observability import logs

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from chatledger.cli.terminal import say
+from chatledger import os_errors
+from chatledger.console.terminal import say
 from chatledger.domain.ids import ID_RULE, is_id
 from chatledger.errors import RefusedToStart, UnsoundProof
 from chatledger.maintenance import local_ledger
 from chatledger.proofs.signed_heads import Verifier, has_key, key_path, verifier_beside
 from chatledger.settings import Settings, load_settings
-from chatledger.storage import database, os_errors
+from chatledger.storage import database
 from chatledger.storage.paths import Location
 
 F = TypeVar("F", bound=Callable[..., Any])

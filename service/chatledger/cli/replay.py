@@ -7,7 +7,7 @@ import click
 from chatledger.cli import ledger_client
 from chatledger.cli.options import Command, database_option, say_older_schema, settings_with
 from chatledger.cli.progress import Progress
-from chatledger.cli.terminal import say
+from chatledger.console.terminal import say
 from chatledger.errors import LedgerLocked
 from chatledger.maintenance import check_views, local_ledger
 from chatledger.settings import Settings

@@ -3,7 +3,7 @@
 import click
 import msgspec
 
-from chatledger.cli.terminal import say, write
+from chatledger.console.terminal import say, write
 from chatledger.settings import read_settings
 
 

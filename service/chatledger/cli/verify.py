@@ -8,7 +8,7 @@ import click
 from chatledger.cli.options import Command, FileToRead, database_option, settings_with, verifier_key
 from chatledger.cli.progress import Progress
 from chatledger.cli.replay import compare_views
-from chatledger.cli.terminal import say
+from chatledger.console.terminal import say
 from chatledger.domain.timestamps import format_us
 from chatledger.errors import UnsoundProof
 from chatledger.ledger import event_store

@@ -1,9 +1,15 @@
-"""When each API key was last used. Not events: kept in memory, and written into the ledger's file once a minute."""
+"""The API keys that the ledger has, and when each was last used.
+
+The keys come from events. Uses are no events: they are kept in memory, and written into the file once a minute.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from chatledger.domain.api_keys import KeyRing
+from chatledger.domain.events import KEYS_SESSION, SYSTEM_TENANT
+from chatledger.ledger import event_store
 from chatledger.storage.database import Bulk, Connection
 
 _READ = "SELECT key_id, used_at FROM key_uses"
@@ -14,6 +20,14 @@ _WRITE = Bulk(
     "(?, ?)",
     "ON CONFLICT (key_id) DO UPDATE SET used_at = max(used_at, excluded.used_at)",
 )
+
+
+def read_keys(connection: Connection) -> KeyRing:
+    """The API keys that there are, by the ledger."""
+    stream = event_store.find_stream(connection, SYSTEM_TENANT, KEYS_SESSION)
+    if stream is None:
+        return KeyRing()
+    return KeyRing().after(record.event for record in event_store.read_stream(connection, stream))
 
 
 def read(connection: Connection, key_ids: Sequence[str] | None = None) -> dict[str, int]:

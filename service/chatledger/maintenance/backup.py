@@ -4,13 +4,14 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from chatledger import os_errors
 from chatledger.errors import LedgerDamaged
 from chatledger.ledger import event_store, tree_store
 from chatledger.ledger.merkle import Frontier
 from chatledger.maintenance import local_ledger
 from chatledger.proofs.verification import verify_ledger
 from chatledger.settings import Settings
-from chatledger.storage import database, os_errors
+from chatledger.storage import database
 from chatledger.storage.database import Connection
 from chatledger.storage.files import OwnFiles
 from chatledger.storage.paths import Location, check_name, put_in_place, unfinished

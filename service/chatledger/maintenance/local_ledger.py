@@ -10,6 +10,7 @@ from chatledger import __version__
 from chatledger.domain.timestamps import now_us
 from chatledger.errors import LedgerLocked, RefusedToStart
 from chatledger.ledger import event_store
+from chatledger.ledger.api_key_store import read_keys
 from chatledger.proofs.signed_heads import make_first_key
 from chatledger.settings import Settings
 from chatledger.storage import database, file_access
@@ -19,7 +20,7 @@ from chatledger.views.builder import Progress
 from chatledger.views.detached_views import ViewsUnreadable, note_of, open_live, views_to_read
 from chatledger.views.live_views import Views
 from chatledger.writing import erasure
-from chatledger.writing.committer import Committer, hold, read_keys
+from chatledger.writing.committer import Committer, hold
 
 
 @contextmanager

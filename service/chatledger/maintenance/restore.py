@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from chatledger import os_errors
 from chatledger.domain.events import (
     MESSAGE_ERASED,
     SESSION_ERASED,
@@ -23,7 +24,7 @@ from chatledger.ledger.merkle import Frontier
 from chatledger.maintenance import backup, local_ledger
 from chatledger.proofs.signed_heads import missing_key
 from chatledger.settings import Settings
-from chatledger.storage import database, os_errors
+from chatledger.storage import database
 from chatledger.storage.database import Connection
 from chatledger.storage.files import OwnFiles
 from chatledger.storage.paths import (

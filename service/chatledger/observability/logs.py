@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from chatledger.domain.timestamps import format_us, now_us
-from chatledger.observability import console
+from chatledger.observability import console_format
 from chatledger.observability.log_sink import STANDARD_ERROR
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -47,7 +47,7 @@ def set_up(level: str, *, form: str = "", worker: int = 0) -> None:
         *([add_worker] if worker else []),
         # Never structlog's tracebacks with local variables: they would show what messages say.
         structlog.processors.format_exc_info,
-        console.renderer(_DESCRIPTOR, os.environ) if as_text else _to_json,
+        console_format.renderer(_DESCRIPTOR, os.environ) if as_text else _to_json,
     ]
     structlog.configure(
         processors=processors,

@@ -4,11 +4,11 @@ import structlog
 
 from chatledger.domain.api_keys import KeyRing
 from chatledger.errors import Overloaded
+from chatledger.ledger.api_key_store import read_keys
 from chatledger.settings import Settings
 from chatledger.storage import database
 from chatledger.storage.paths import Location
 from chatledger.workers.shared_state import Board
-from chatledger.writing.committer import read_keys
 
 log = structlog.get_logger("chatledger")
 

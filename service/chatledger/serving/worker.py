@@ -12,7 +12,7 @@ import structlog
 import uvloop
 from granian.server.embed import Server
 
-from chatledger.cli import streams
+from chatledger.console import streams
 from chatledger.errors import Overloaded, RefusedToStart, ServiceFailed
 from chatledger.http.middleware import EdgedLitestar
 from chatledger.observability import logs, metrics

@@ -16,6 +16,7 @@ from typing import NoReturn, TypeAlias
 import apsw
 import structlog
 
+from chatledger import os_errors
 from chatledger.domain.fingerprints import salted_in_sql
 from chatledger.domain.ids import new_id
 from chatledger.domain.timestamps import now_us
@@ -28,7 +29,7 @@ from chatledger.errors import (
     StorageFull,
 )
 from chatledger.settings import Settings
-from chatledger.storage import file_access, os_errors
+from chatledger.storage import file_access
 from chatledger.storage.paths import Location, check_filesystem, is_file, is_known, put_in_place, remove
 
 log = structlog.get_logger("chatledger.database")

@@ -16,10 +16,10 @@ from typing import NoReturn
 
 import msgspec
 
-from chatledger.cli import streams
+from chatledger import os_errors
+from chatledger.console import streams
 from chatledger.errors import RefusedToStart
 from chatledger.settings import Settings
-from chatledger.storage import os_errors
 from chatledger.storage.paths import UNFINISHED, Location, claimed, sync_folder
 
 BUFFER_BYTES = 256 * 1024

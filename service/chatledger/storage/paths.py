@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from chatledger import os_errors
 from chatledger.errors import LedgerLocked, RefusedToStart
 from chatledger.settings import Settings
-from chatledger.storage import os_errors
 
 BUILDING = ".building"  # behind the name of views that are not whole yet
 UNFINISHED = ".unfinished"  # behind that of any other file that is not

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from chatledger.cli import streams
+from chatledger.console import streams
 from chatledger.errors import RefusedToStart
 from chatledger.storage.files import SQLITE_MAGIC, OwnFiles
 

@@ -2,7 +2,7 @@
 
 Whatever a conversation contains stays inside its block: its fence is longer than any run of backticks in it
 (https://spec.commonmark.org/0.31.2/#fenced-code-blocks). So a message can neither look like a heading, nor like another
-message, nor reach a renderer as HTML. Controls are shown as escapes (`cli/terminal.py`), because people read it in
+message, nor reach a renderer as HTML. Controls are shown as escapes (`console/terminal.py`), because people read it in
 terminals too.
 """
 
@@ -13,7 +13,7 @@ import msgspec
 from chatledger_projections import messages
 from msgspec import UNSET, Raw
 
-from chatledger.cli.terminal import visible, visible_json
+from chatledger.console.terminal import visible, visible_json
 from chatledger.domain.documents import MessageDocument
 from chatledger.domain.session import SessionState
 from chatledger.domain.timestamps import format_us

@@ -11,9 +11,8 @@ import structlog
 from chatledger_projections import projection
 
 from chatledger.domain.api_keys import KeyRing
-from chatledger.domain.events import KEYS_SESSION, SYSTEM_TENANT
 from chatledger.errors import DomainError, OutcomeUnknown, Overloaded, RefusedToStart, StorageFull
-from chatledger.ledger import event_store, idempotency_store, tree_store
+from chatledger.ledger import api_key_store, event_store, idempotency_store, tree_store
 from chatledger.ledger.event_store import Record
 from chatledger.ledger.idempotency_store import KeyClock
 from chatledger.ledger.merkle import Frontier
@@ -98,14 +97,6 @@ def _refusal(what: str, error: Exception) -> DomainError:
     return Overloaded(what, retry_after_s=5)
 
 
-def read_keys(connection: Connection) -> KeyRing:
-    """The API keys that there are, by the ledger."""
-    stream = event_store.find_stream(connection, SYSTEM_TENANT, KEYS_SESSION)
-    if stream is None:
-        return KeyRing()
-    return KeyRing().after(record.event for record in event_store.read_stream(connection, stream))
-
-
 class Committer:
     """Holds the ledger's and the views' writing connections."""
 
@@ -175,7 +166,7 @@ class Committer:
             newest = max(self.location.generations(), default=board.generation) if unfinished else board.generation
             self.views.follow(self.ledger, newest)
             if unfinished or board.keys != self._keys_counted:
-                self.keys = read_keys(self.ledger)
+                self.keys = api_key_store.read_keys(self.ledger)
                 self._keys_counted, self._keys_said = board.keys, None if unfinished else self.keys
         except (database.SQLError, RefusedToStart) as error:
             self._let_go()
@@ -220,7 +211,7 @@ class Committer:
         try:
             event_store.check_tail(connection)
             tree_store.open_tree(connection, event_store.head(connection).position)
-            keys = read_keys(connection)
+            keys = api_key_store.read_keys(connection)
             self._key_clock = KeyClock.of(connection)
         except BaseException:
             connection.close()

@@ -15,8 +15,8 @@ import select
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from chatledger import os_errors
 from chatledger.errors import OutputFailed
-from chatledger.storage import os_errors
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from chatledger.cli.terminal import visible
+from chatledger.console.terminal import visible
 
 _RESET, _DIM, _BOLD = "\x1b[0m", "\x1b[2m", "\x1b[1m"
 _RED, _GREEN, _YELLOW, _CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
