@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from support.server import Server
 
 SLOW_FOLDERS = {"acceptance", "benchmarks", "browser", "cli", "crash"}

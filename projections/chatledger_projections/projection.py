@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TypeAlias
 
 import msgspec
+
 from chatledger.domain.events import Event
 from chatledger.errors import SettingsError
 from chatledger.storage.database import Connection
@@ -112,8 +113,16 @@ def _file(path: Path) -> ModuleType:
     return module
 
 
+_OF_VERSION_1 = ("service", "projections")
+
+
 def in_words(error: BaseException) -> str:
     """What code of somebody else's has raised, in one line."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _OF_VERSION_1:
+        return (
+            f"it imports {error.name}, of the first version. Import Projection, Connection, Event and the types of "
+            f"events from chatledger_projections now"
+        )
     if isinstance(error, SyntaxError):
         return f"{error.msg} (line {error.lineno})" if error.lineno else error.msg
     if isinstance(error, OSError) and error.strerror:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from support.journal import Write, check
 
 Stored = dict[str, list[dict[str, Any]]]

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import httpx
+
 from support.command import succeed
 from support.journal import Journal, all_messages, check, create_shared
 from support.seeds import new_seed

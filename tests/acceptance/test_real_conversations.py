@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from support.command import exported, run, succeed
 from support.conversations import FILES, load, path_of
 from support.journal import messages_of

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from support.altered import WatchedServer
 from support.command import COMMAND, environment, exported
 from support.server import Server, children

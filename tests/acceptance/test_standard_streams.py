@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from support.command import COMMAND, environment, exported, run, succeed, write_lines
 
 LIMIT_S = 60

@@ -16,6 +16,7 @@ from pathlib import Path
 import apsw
 import httpx
 import pytest
+
 from support.command import COMMAND, environment, refuse
 from support.journal import Journal, all_messages, check, create_shared
 from support.seeds import new_seed

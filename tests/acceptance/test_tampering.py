@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from chatledger.domain.commands import EraseSession
 from chatledger.errors import ChatledgerError, UnsoundProof
 from chatledger.ledger import event_store

@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from support.identity_provider import ed_key, jwks, sign
-
 from benchmarks.append import append_requests
 from benchmarks.bench import Bench
 from benchmarks.conversations import typical_body
 from benchmarks.figures import Figure, ratios
 from benchmarks.process import Server, environment
+from support.identity_provider import ed_key, jwks, sign
 
 SECTION = "Keys and tokens"
 BAR = 0.9
@@ -56,7 +55,7 @@ def run(bench: Bench) -> Iterator[Figure]:
 
 
 def _make_key(folder: Path) -> str:
-    command = [sys.executable, "-m", "chatledger.cli.main", "key", "create", "--database", str(folder / "ledger.db")]
+    command = [sys.executable, "-m", "chatledger", "key", "create", "--database", str(folder / "ledger.db")]
     options = ["--tenant", "default", "--scopes", "read,write"]
     made = subprocess.run([*command, *options], env=environment(), capture_output=True, text=True, check=True)
     return made.stdout.split()[-1]

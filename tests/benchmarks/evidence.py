@@ -7,6 +7,9 @@ from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
+from benchmarks import generate
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure, ratios
 from chatledger.ledger import event_store, tree_store
 from chatledger.ledger.merkle import Frontier
 from chatledger.maintenance import local_ledger
@@ -18,10 +21,6 @@ from chatledger.storage import database
 from chatledger.storage.database import Connection
 from chatledger.storage.paths import Location
 from chatledger.writing.committer import Committer
-
-from benchmarks import generate
-from benchmarks.bench import Bench
-from benchmarks.figures import Figure, ratios
 
 SECTION = "Proofs"
 VERIFY_BAR = 150_000

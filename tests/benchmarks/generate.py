@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from benchmarks.conversations import Conversation, without_ids
 from chatledger.domain.commands import AppendMessages, CreateSession
 from chatledger.domain.messages import MessageInput, accept_message
 from chatledger.maintenance import local_ledger
 from chatledger.settings import Settings
 from chatledger.writing.command_group import Committed, Submission
-
-from benchmarks.conversations import Conversation, without_ids
 
 OPEN_SESSIONS = 100
 """How many sessions go on at a time. A ledger in which each session is one run would be kinder to the indexes

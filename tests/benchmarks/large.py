@@ -9,10 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.paths import Location
-
 from benchmarks import generate, sizes
 from benchmarks.append import WARM_UP_S
 from benchmarks.bench import Bench
@@ -20,6 +16,9 @@ from benchmarks.conversations import Conversation, typical_body
 from benchmarks.figures import Figure, ratios
 from benchmarks.load import Request
 from benchmarks.process import Server
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.storage.paths import Location
 
 SMALL_EVENTS = 10_000
 LATENCY_AT_MOST = 1.3

@@ -8,14 +8,15 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import msgspec
+from litestar import Litestar, Request, get, post
+from litestar.params import FromPath
+from prometheus_client import CollectorRegistry
+
 from chatledger.domain.access import PUBLIC
 from chatledger.http.response import Answer
 from chatledger.observability import logs
 from chatledger.serving import app, server
 from chatledger.settings import Settings, load_settings
-from litestar import Litestar, Request, get, post
-from litestar.params import FromPath
-from prometheus_client import CollectorRegistry
 
 NOTHING = "/bench/nothing"
 LEAST = "/bench/least"

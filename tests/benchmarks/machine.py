@@ -8,11 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import apsw
-from chatledger import __version__
-from chatledger.storage.paths import filesystem_of
 
 from benchmarks.conversations import source
 from benchmarks.generator import Generator
+from chatledger import __version__
+from chatledger.storage.paths import filesystem_of
 
 PACKAGES = ("apsw", "granian", "litestar", "msgspec", "uvloop")
 MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure, ratios
 from chatledger.domain.events import MESSAGE_APPENDED, MessageAppended
 from chatledger.settings import Settings
 from chatledger.storage import database
@@ -15,9 +18,6 @@ from chatledger.views.builder import BATCH_EVENTS, Builder
 from chatledger.views.live_views import BUILT_IN
 from chatledger_projections import messages, sessions
 from chatledger_projections.projection import Projection
-
-from benchmarks.bench import Bench
-from benchmarks.figures import Figure, ratios
 
 BAR = 400_000
 BY_HAND_BAR = 0.7

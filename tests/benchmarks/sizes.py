@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure
 from chatledger.settings import Settings
 from chatledger.storage import database
 from chatledger.storage.paths import Location
-
-from benchmarks.bench import Bench
-from benchmarks.figures import Figure
 
 SECTION = "Sizes"
 LEDGER_AT_MOST = 220

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from stalls.measure import Found, Measured, measure
-from stalls.operations import LIMITS, SHORT, seed
-
 from benchmarks import generate
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, ratios
+from stalls.measure import Found, Measured, measure
+from stalls.operations import LIMITS, SHORT, seed
 
 SMALL_EVENTS = 10_000
 TRIES = 5

@@ -59,7 +59,7 @@ def import_s(folder: Path, file: Path) -> float:
     command = [
         sys.executable,
         "-m",
-        "chatledger.cli.main",
+        "chatledger",
         "import",
         "--database",
         str(folder / "ledger.db"),

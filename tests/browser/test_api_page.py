@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from support.browser import CHROMIUM, FLAGS
 from support.server import Server
 

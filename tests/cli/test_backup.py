@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from chatledger.ledger.merkle import Frontier
 from chatledger.maintenance import backup
 from chatledger.maintenance.restore import COPIED

@@ -14,9 +14,10 @@ import apsw
 import click
 import httpx
 import pytest
+from click.testing import CliRunner
+
 from chatledger import __version__
 from chatledger.cli.main import cli
-from click.testing import CliRunner
 from support.command import (
     COMMAND,
     assert_clear,

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chatledger.transfer.markdown import code, fenced, inline
-from chatledger.writing import erasure
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
+
+from chatledger.transfer.markdown import code, fenced, inline
+from chatledger.writing import erasure
 from support.command import assert_clear, exported, refuse, run, succeed, write_lines
 from support.store import Store
 from support.tables import leaf

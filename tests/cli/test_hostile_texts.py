@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from chatledger.console.terminal import visible
 from support.command import environment, run, write_lines
 from support.server import Server

@@ -13,11 +13,12 @@ from typing import Any
 
 import apsw
 import pytest
+from click.testing import CliRunner
+
 from chatledger.cli.main import cli
 from chatledger.transfer import importer
 from chatledger.transfer.importer import Report
 from chatledger.writing.checkpointer import OVERDUE
-from click.testing import CliRunner
 from support import crud
 from support.command import (
     COMMAND,

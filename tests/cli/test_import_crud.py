@@ -7,6 +7,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+
 from chatledger.errors import RefusedToStart
 from chatledger.settings import Settings
 from chatledger.storage import database

@@ -15,6 +15,7 @@ from typing import Any
 
 import apsw
 import pytest
+
 from chatledger.cli import progress
 from chatledger.errors import RefusedToStart
 from chatledger.transfer import import_file, importer

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import apsw
 import pytest
+
 from chatledger.domain.events import Event, MessageAppended
 from chatledger.storage.database import Connection
 from chatledger_projections.projection import Projection

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from chatledger.domain.commands import ForkSession
 from chatledger.domain.events import ForkedFrom, SessionCreated
 from chatledger.ledger import event_store

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from chatledger.domain.api_keys import KEY_PATTERN, check_text, id_of
 from support.command import assert_clear, refuse, run, status, succeed
 from support.server import Server

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+
 from chatledger.serving.tls import own_certificate
 from chatledger.settings import Settings, load_settings
 from support import crud

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from support import mishaps, surroundings
 from support.mishaps import MISHAPS
 from support.scenes import COMMANDS, Command, Scene, faults_of, has_namespaces, run, template

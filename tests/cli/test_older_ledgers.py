@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from chatledger.ledger import event_store, tree_store
 from chatledger.proofs.signed_heads import existing_signer
 from chatledger.proofs.verification import lacking

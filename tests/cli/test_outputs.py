@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from chatledger.os_errors import shortened
 from support.command import COMMAND, assert_clear, environment, refuse, run, succeed
 from support.files import contents

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import apsw
 import pytest
+
 from support.command import refuse, run, succeed, write_lines
 from support.documents import ROOT
 from support.server import Server
 
 DATABASE = ("--database", "l.db")
 SESSION = {"id": "s", "messages": [{"role": "user", "content": "Hello"}, {"role": "tool", "content": "x"}]}
-GOOD = (
-    "from chatledger_projections.projection import Projection\nGOOD = Projection(name='good', version=1, tables='')\n"
-)
+GOOD = "from chatledger_projections import Projection\nGOOD = Projection(name='good', version=1, tables='')\n"
 
 
 @pytest.fixture
@@ -61,8 +60,6 @@ def test_several_are_separated_by_commas(folder: Path) -> None:
 def test_a_server_and_its_workers_have_it(folder: Path, workers: str) -> None:
     """From the first message on."""
     env = {"CHATLEDGER_PROJECTIONS": "mine/roles.py:ROLES", "CHATLEDGER_WORKERS": workers}
-    (folder / "service.py").unlink()  # the test's own way to start a server looks there
-    (folder / "projections.py").unlink()
     with Server("l.db", cwd=folder, env=env) as server:
         for number in range(6):
             with server.client() as client:
@@ -82,6 +79,12 @@ def names(folder: Path) -> list[str]:
     [
         ("x = 1 / 0", "./x.py:X", "cannot be imported: ZeroDivisionError: division by zero."),
         ("x = (", "./x.py:X", "cannot be imported: '(' was never closed (line 1)."),
+        (
+            "from service.database import Connection",
+            "./x.py:X",
+            "it imports service, of the first version. Import Projection, Connection, Event and the types of events "
+            "from chatledger_projections now.",
+        ),
         ("raise SystemExit", "./x.py:X", "cannot be imported: SystemExit."),
         ("import nowhere", "./x.py:X", "cannot be imported: ModuleNotFoundError: No module named 'nowhere'."),
         ("raise ValueError('a\\nb\\x1b')", "./x.py:X", "cannot be imported: ValueError: a b\\x1b."),
@@ -119,8 +122,7 @@ def test_what_leads_to_no_projection_is_refused_in_a_line(folder: Path, text: st
 def test_one_that_fails_while_it_is_built_is_named(folder: Path, text: str, says: str) -> None:
     """By every command that builds it, and by a server that starts."""
     (folder / "x.py").write_text(
-        "from chatledger_projections.projection import Projection\n"
-        f"P = Projection(name='p', version=1, tables='', {text})\n"
+        f"from chatledger_projections import Projection\nP = Projection(name='p', version=1, tables='', {text})\n"
     )
     for command in ("replay", "serve --port 0", "serve --port 0 --workers 2"):
         done = run(*command.split(), *DATABASE, cwd=folder, env={"CHATLEDGER_PROJECTIONS": "./x.py:P"})

@@ -10,6 +10,7 @@ from subprocess import CompletedProcess
 
 import apsw
 import pytest
+
 from support.command import assert_clear, succeed
 from support.command import run as run_command
 from support.places_to_read import folder_to_read, leave_as_killed, public_folder, read_only_mount, run_as_stranger

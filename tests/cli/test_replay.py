@@ -10,6 +10,7 @@ from pathlib import Path
 import apsw
 import httpx
 import pytest
+
 from chatledger.storage.paths import Address, exclusive, note_address
 from support import gated_projection
 from support.command import COMMAND, environment, refuse, run, succeed

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.command import assert_clear, environment, refuse, run, succeed, write_lines
 from support.old_ledgers import older_ledger, schema_of
 from support.server import Server, ServerDidNotStart
@@ -27,7 +28,7 @@ class KeyServer(Server):
 
     def spawn(self) -> "subprocess.Popen[str]":
         """Begin to start it, and wait for nothing."""
-        command = [sys.executable, "-m", "chatledger.cli.main", "serve", "--database", self.database, *self.options]
+        command = [sys.executable, "-m", "chatledger", "serve", "--database", self.database, *self.options]
         return subprocess.Popen(
             [*command, "--port", str(self.port)],
             env=self._env,
@@ -305,6 +306,6 @@ def test_a_ledger_in_memory_takes_no_such_option(tmp_path: Path) -> None:
 
 def test_a_log_that_is_closed_does_not_stop_a_command(ledger: Path) -> None:
     """Commands have somewhere to say that a key was made, or say nothing."""
-    command = [sys.executable, "-m", "chatledger.cli.main", "status", "--database", os.fspath(ledger / LEDGER)]
+    command = [sys.executable, "-m", "chatledger", "status", "--database", os.fspath(ledger / LEDGER)]
     program = f"import os, subprocess, sys; os.close(2); sys.exit(subprocess.call({command!r}))"
     assert subprocess.run([sys.executable, "-c", program], env=environment(), check=False).returncode == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from chatledger.domain.timestamps import format_us
 from chatledger.errors import UnsoundProof
 from chatledger.ledger import event_store

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 import pytest
+
 from chatledger import __version__
 from chatledger.cli.main import cli
 from chatledger.cli.progress import Progress

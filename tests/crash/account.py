@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
+
 from chatledger.storage.database import Connection
 
 Row: TypeAlias = tuple[Any, ...]

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from crash.findings import Progress
 from tqdm import tqdm
+
+from crash.findings import Progress
 
 
 @contextmanager

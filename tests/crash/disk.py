@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
+
 from crash.shim import Call
 
 SECTOR = 512

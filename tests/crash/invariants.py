@@ -12,6 +12,7 @@ from typing import Any
 
 import apsw
 import msgspec
+
 from chatledger.errors import ChatledgerError
 from chatledger.ledger import event_store
 from chatledger.ledger.merkle import Frontier

@@ -26,6 +26,7 @@ from unittest.mock import patch
 import apsw
 import msgspec
 import structlog
+
 from chatledger.domain.commands import AppendMessages, CreateSession
 from chatledger.errors import (
     ChatledgerError,

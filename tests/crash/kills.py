@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import httpx
+
 from crash.findings import Findings, Progress, Result, quiet
 from support.altered import WatchedServer
 from support.journal import Journal, all_messages, check, create_shared

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import msgspec
+
 from crash.bar import progress_bar
 from crash.findings import Result
 from crash.harnesses import HARNESSES

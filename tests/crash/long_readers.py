@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import apsw
+
 from crash.findings import Findings, Progress, Result, quiet
 from support.altered import WatchedServer
 from support.wire import Request, Wire, ask

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
+
 from crash.findings import Findings, Progress, Result, quiet
 from support.altered import SLOW_COMMIT_MS, WatchedServer
 from support.proxy import LossyProxy

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic
 
 import structlog
+
 from crash import seeded_bugs
 from crash.account import Account
 from crash.disk import FIXED, Image, Recorder, Trace, images

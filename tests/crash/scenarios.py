@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+
 from chatledger.domain.commands import CreateKey, EraseSession
 from chatledger.domain.events import KEYS_SESSION, SYSTEM_TENANT, KeyCreated
 from chatledger.ledger import event_store, tree_store

@@ -1,6 +1,7 @@
 """Clocks that jump."""
 
 import pytest
+
 from crash.clocks import run_clocks
 from crash.findings import assert_caught, assert_clean
 from crash.harnesses import HARNESSES

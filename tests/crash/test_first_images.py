@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from chatledger.transfer.exporter import session_lines
 from support.journal import Journal, Write, all_messages, check, create_shared
 from support.seeds import new_seed

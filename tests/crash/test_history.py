@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+
 from crash.findings import assert_caught, assert_clean
 from crash.harnesses import HARNESSES
 from crash.history import run_history

@@ -1,6 +1,7 @@
 """Each call on a file fails once, and from then on."""
 
 import pytest
+
 from crash.findings import assert_caught, assert_clean, quiet
 from crash.harnesses import HARNESSES
 from crash.io_faults import run_io_faults

@@ -1,6 +1,7 @@
 """SIGKILL at random moments: what was acknowledged is there, and what was not can be sent again."""
 
 import pytest
+
 from crash.findings import assert_caught, assert_clean
 from crash.harnesses import HARNESSES
 from crash.kills import run_kills

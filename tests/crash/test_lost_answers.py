@@ -1,6 +1,7 @@
 """Answers that are lost, clients that hang up, requests that come twice at the same time."""
 
 import pytest
+
 from crash.findings import assert_caught, assert_clean
 from crash.harnesses import HARNESSES
 from crash.lost_answers import Stage, run_lost_answers

@@ -1,6 +1,7 @@
 """Power cuts at each operation on the disk, and that the harness would find what it is to find."""
 
 import pytest
+
 from crash.findings import assert_caught, assert_clean, quiet
 from crash.harnesses import HARNESSES
 from crash.power_cuts import fast_folder, play, record, replay, run_power_cuts

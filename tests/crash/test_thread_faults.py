@@ -1,6 +1,7 @@
 """A fault at each call of each thread."""
 
 import pytest
+
 from crash.findings import assert_caught, assert_clean, quiet
 from crash.harnesses import HARNESSES
 from crash.thread_faults import run_thread_faults

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 import msgspec
+
 from chatledger import threads
 from chatledger.errors import DomainError, ErasurePending
 from chatledger.ledger import api_key_store

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from support.documents import Step, check, headings, matches, rows, section, steps
 
 PAGE = """# Title

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+
 from chatledger.http.openapi.schemas import SCHEMAS
 from chatledger.http.problems import STATUS
 from support import documents

@@ -10,6 +10,7 @@ import click
 import httpx
 import msgspec
 import pytest
+
 from chatledger.cli.main import cli
 from chatledger.observability.logs import DROPPED
 from chatledger.settings import Settings, variable_of

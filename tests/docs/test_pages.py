@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from chatledger import __version__
 from support import documents
 from support.documents import ROOT, read

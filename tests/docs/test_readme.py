@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from support import documents
 from support.documents import ROOT, read
 from support.server import Server

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from support import documents
 from support.browser import CHROMIUM, FLAGS
 from support.identity_provider import ed_key, jwks, sign

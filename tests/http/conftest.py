@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+
 from support.api import client_of, fresh
 from support.server import Server
 

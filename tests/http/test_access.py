@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-import chatledger.serving.app
 import pytest
-from chatledger.settings import Settings
 from litestar import get
 from litestar.exceptions import ImproperlyConfiguredException
+
+import chatledger.serving.app
+from chatledger.settings import Settings
 from support.credentials import Credential, guarded
 from support.server import Server
 from support.wire import ask

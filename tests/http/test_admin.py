@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from support import gated_projection
 from support.api import Json, append, create, messages, problem, read, talk
 from support.server import Server

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from chatledger.http.openapi import operations
 from support.api import read
 from support.server import Server

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from support.api import LEAKS, TIMEOUT_S, Json, append, client_of, create, events, fresh, problem, raw, talk
 from support.server import Server
 

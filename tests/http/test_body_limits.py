@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+
 from chatledger.settings import Settings
 from support.api import TIMEOUT_S, create, problem, talk
 from support.server import Server

@@ -11,6 +11,7 @@ import openapi_spec_validator
 import pytest
 from openapi_schema_validator import OAS31Validator
 from prometheus_client.parser import text_string_to_metric_families
+
 from support.api import TIME, Json, append, create, events, fresh, messages, problem, read, talk
 from support.server import Server
 

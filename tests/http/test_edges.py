@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from chatledger.serving.listener import HEAD_BYTES_MAX
 from prometheus_client.parser import text_string_to_metric_families
+
+from chatledger.serving.listener import HEAD_BYTES_MAX
 from support import certificates
 from support.api import TIMEOUT_S, create, fresh, problem, raw
 from support.certificates import Pair
@@ -240,7 +241,7 @@ def test_tls_1_1_is_not_spoken(safe: Server) -> None:
 
 def test_a_command_beside_it_knows_its_server(safe: Server) -> None:
     """By the certificate itself; the command needs no setting for that."""
-    command = [sys.executable, "-m", "chatledger.cli.main", "replay", "--database", safe.database]
+    command = [sys.executable, "-m", "chatledger", "replay", "--database", safe.database]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     assert f"the server at {safe.url} has rebuilt its views" in done.stdout
@@ -251,7 +252,7 @@ def test_a_command_does_not_talk_to_another_server(safe: Server, tmp_path: Path)
     lock = Path(safe.database + ".lock")
     noted = lock.read_bytes()
     other = msgspec.json.decode(noted) | {"certificate": certificates.make(tmp_path).certificate.read_text()}
-    command = [sys.executable, "-m", "chatledger.cli.main", "replay", "--database", safe.database]
+    command = [sys.executable, "-m", "chatledger", "replay", "--database", safe.database]
     try:
         lock.write_bytes(msgspec.json.encode(other))
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)

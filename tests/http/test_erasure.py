@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from chatledger.domain.timestamps import parse_us
 from chatledger.ledger import event_store
 from chatledger.settings import Settings

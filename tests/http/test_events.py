@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import httpx
 import pytest
+
 from support.api import TIME, Json, append, create, events, exact, messages, pages, problem, read, talk
 from support.server import Server
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
+
 from support import independent_verifier as independent
 from support.api import Json, append, create, problem, talk
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import chatledger.serving.app
 import pytest
+
+import chatledger.serving.app
 from chatledger.http.access_hook import handlers_of
 from chatledger.settings import Settings
 from support.credentials import Credential, guarded

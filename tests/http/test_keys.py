@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from chatledger.domain.api_keys import KEY_PATTERN, id_of
 from support.api import Json, events, fresh, pages, problem, read
 from support.command import succeed

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from support.identity_provider import ed_key, jwks
 from support.in_process import Asked, InProcess
 from support.shapes import SHAPES, Shape

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from support.api import (
     TIME,
     Json,

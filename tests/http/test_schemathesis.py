@@ -16,10 +16,11 @@ import httpx
 import hypothesis
 import pytest
 import schemathesis
-from chatledger.ledger.tree_store import TILE_HASHES
 from hypothesis.errors import FlakyFailure, FlakyStrategyDefinition, InvalidDefinition
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.failures import FailureGroup
+
+from chatledger.ledger.tree_store import TILE_HASHES
 from support import schemathesis_hooks as hooks
 from support.seeds import VARIABLE
 from support.server import Server
@@ -119,7 +120,7 @@ def target_of(server: Server) -> Target:
     command = [
         sys.executable,
         "-m",
-        "chatledger.cli.main",
+        "chatledger",
         "key",
         "create",
         "--database",

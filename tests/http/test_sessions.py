@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from support.api import TIME, Json, append, create, events, exact, messages, pages, problem, read, talk
 
 TRAITS = {"plan": "pro", "tags": ["a", None, {"ü": "✓"}], "nested": {"deep": {"on": True}}, "none": None}

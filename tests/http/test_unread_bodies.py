@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from chatledger.writing.byte_budget import BODY_TIMES
 from support.api import TIMEOUT_S
 from support.command import succeed

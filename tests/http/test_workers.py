@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support import workers
 from support.altered import REBUILD_GATE, WatchedServer
 from support.canary import CANARY, found_beside_views, found_in

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from chatledger.domain.commands import EraseSession
 from chatledger.errors import ErasurePending, NotFound, VersionConflict
 from chatledger.ledger import event_store

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from support import independent_verifier as independent
 from support.command import run, succeed
 from support.server import Server

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from chatledger.application import fork_copies
 from chatledger.application.fork_copies import Copies
 from chatledger.domain import commands

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+
 from chatledger.domain.commands import EraseSession
 from chatledger.errors import IdempotencyMismatch, NotFound
 from chatledger.ledger import event_store, idempotency_store, tree_store

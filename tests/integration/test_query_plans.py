@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from chatledger.domain.commands import CreateSession
 from chatledger.domain.events import Message
 from chatledger.ledger import event_store, idempotency_store

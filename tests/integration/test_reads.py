@@ -9,13 +9,14 @@ from typing import Any
 
 import apsw
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from chatledger.domain.access import USER_SCOPES, Caller
 from chatledger.errors import NotFound
 from chatledger.reading import readers
 from chatledger.reading.readers import Readers
 from chatledger.storage.database import Connection
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.store import Store, append, create, message, remove, run
 
 TIME = "2024-01-01T00:00:00.000000Z"

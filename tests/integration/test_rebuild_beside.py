@@ -6,6 +6,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given as for_all
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
 from chatledger.errors import Overloaded, RebuildRunning
 from chatledger.reading.readers import Reader
 from chatledger.storage.database import Connection
@@ -14,9 +18,6 @@ from chatledger.views import builder as builder_module
 from chatledger.views import rebuilder as rebuilder_module
 from chatledger.views.live_views import Views
 from chatledger.views.rebuilder import Rebuilder
-from hypothesis import given as for_all
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from support.store import Store, append, create, delete, message, remove, update
 from support.tables import dump, dump_rebuilt
 

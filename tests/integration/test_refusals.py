@@ -7,6 +7,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+
 from chatledger.errors import LedgerDamaged, LedgerLocked, RefusedToStart
 from chatledger.storage import paths
 from chatledger.storage.paths import filesystem_of

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from chatledger.errors import OutcomeUnknown, Overloaded, RefusedToStart
 from support.store import Store, append, create, message
 

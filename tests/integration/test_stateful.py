@@ -8,6 +8,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from chatledger.application import fork_copies
 from chatledger.application.fork_copies import Copies
 from chatledger.domain.commands import (
@@ -29,9 +33,6 @@ from chatledger.views import apply_triggers
 from chatledger.writing import erasure
 from chatledger.writing.command_group import Committed, Outcome, Replayed, Submission
 from chatledger_projections import messages, sessions, tenant_events
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.model import Again, Expected, Json, Model, Op, Refused, Where
 from support.store import (
     Store,

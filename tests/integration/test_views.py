@@ -6,6 +6,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
 from chatledger.domain.events import (
     Event,
     EventData,
@@ -26,8 +29,6 @@ from chatledger.views import apply_triggers
 from chatledger.writing.command_group import Committed, Submission
 from chatledger_projections import sessions, tenant_events
 from chatledger_projections.projection import Projection, load
-from hypothesis import given as for_all
-from hypothesis import strategies as st
 from support.example_projection import ROLES
 from support.scenario import START_US, History, given, rows_after
 from support.store import Store, append, changes_of, create, delete, message, remove, update

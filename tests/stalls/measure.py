@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from support.server import Server
-
 from stalls.appends import SteadyAppends
 from stalls.operations import Credentials, Operation, Scene, Sizes
+from support.server import Server
 
 ALONE = "alone"
 ALONE_S = 1.0

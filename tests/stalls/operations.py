@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import httpx
 import msgspec
+
 from chatledger.application.api_keys import NewKey, key_created
 from chatledger.domain.api_keys import new_text
 from chatledger.domain.commands import CreateKey

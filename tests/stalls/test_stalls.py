@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.server import Server
 
 from stalls.measure import measure
 from stalls.operations import SHORT, Operation, Scene, seed
+from support.server import Server
 
 MORE_S = 0.25
 TRIES = 3

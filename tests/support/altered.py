@@ -17,7 +17,7 @@ from support import moved_clock, seeded_bugs
 from support.server import START_TIMEOUT_S, Server
 
 COMMAND = (sys.executable, "-m", "support.altered")
-PLAIN = (sys.executable, "-m", "chatledger.cli.main")
+PLAIN = (sys.executable, "-m", "chatledger")
 TESTS = Path(__file__).resolve().parents[1]
 BUG = "SEEDED_BUG"
 CLOCK = "MOVED_CLOCK"

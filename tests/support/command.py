@@ -10,7 +10,7 @@ from typing import Any
 
 TIMEOUT_S = 120
 _BESIDE_PYTHON = Path(sys.executable).with_name("chatledger")
-COMMAND = [str(_BESIDE_PYTHON)] if _BESIDE_PYTHON.exists() else [sys.executable, "-m", "chatledger.cli.main"]
+COMMAND = [str(_BESIDE_PYTHON)] if _BESIDE_PYTHON.exists() else [sys.executable, "-m", "chatledger"]
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -3,9 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from chatledger.domain.events import Event, MessageAppended
-from chatledger.storage.database import Connection
-from chatledger_projections.projection import Projection
+from chatledger_projections import Connection, Event, MessageAppended, Projection
 
 TABLES = """
 CREATE TABLE roles (

@@ -9,7 +9,6 @@ from chatledger.transfer import exporter, importer
 from chatledger.transfer.importer import Report
 from chatledger.transfer.json_lines import Rejected
 from chatledger_projections.projection import Projection
-
 from support.store import Store
 
 

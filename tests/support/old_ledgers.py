@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 import apsw
+
 from chatledger.ledger.merkle import commitment
 from chatledger.storage import database
 

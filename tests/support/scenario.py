@@ -9,7 +9,6 @@ from chatledger.views import apply_triggers
 from chatledger.views.builder import apply_in_python
 from chatledger_projections import messages, sessions, tenant_events
 from chatledger_projections.projection import Projection
-
 from support.tables import Rows, dump
 
 BUILT_IN = (sessions.PROJECTION, messages.PROJECTION, tenant_events.PROJECTION)

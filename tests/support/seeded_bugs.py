@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from chatledger.application import conversations
 from chatledger.domain import ids
 from chatledger.domain.api_keys import KeyRing

@@ -70,7 +70,7 @@ class Server:
 
     def spawn(self) -> "subprocess.Popen[str]":
         """Begin to start it, and wait for nothing."""
-        command = [sys.executable, "-m", "chatledger.cli.main", "serve", "--database", self.database]
+        command = [sys.executable, "-m", "chatledger", "serve", "--database", self.database]
         return subprocess.Popen(
             [*command, "--port", str(self.port)],
             env=self._env,

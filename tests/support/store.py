@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import msgspec
+
 from chatledger.application.audit import TenantAudit
 from chatledger.application.context import Reach
 from chatledger.application.conversations import Tenant

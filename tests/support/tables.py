@@ -11,7 +11,6 @@ from chatledger.storage.database import Connection
 from chatledger.storage.paths import Location
 from chatledger.views.builder import Builder
 from chatledger.views.live_views import BUILT_IN
-
 from support.store import Store
 
 Rows: TypeAlias = list[tuple[object, ...]]

@@ -1,6 +1,7 @@
 """The room in memory that all requests share."""
 
 import pytest
+
 from chatledger.errors import Overloaded
 from chatledger.serving.supervisor import shared_out
 from chatledger.settings import Settings

@@ -4,9 +4,10 @@ import datetime as dt
 import time
 
 import pytest
-from chatledger.domain.timestamps import EPOCH, format_us, now_us, parse_us, to_us
 from hypothesis import given
 from hypothesis import strategies as st
+
+from chatledger.domain.timestamps import EPOCH, format_us, now_us, parse_us, to_us
 
 YEAR_1_US = -62_135_596_800_000_000
 YEAR_9999_US = 253_402_300_799_999_999

@@ -2,6 +2,8 @@
 
 import msgspec
 import pytest
+from msgspec import UNSET, Raw
+
 from chatledger.domain.commands import (
     ANY_VERSION,
     Command,
@@ -37,7 +39,6 @@ from chatledger.errors import (
     SessionExists,
     VersionConflict,
 )
-from msgspec import UNSET, Raw
 from support.store import accept_any, appending, changes_of, message
 
 STATE = SessionState(

@@ -1,6 +1,7 @@
 """Entity tags of requests, by RFC 9110."""
 
 import pytest
+
 from chatledger.domain.commands import ANY_VERSION
 from chatledger.errors import InvalidRequest
 from chatledger.http.conditions import TAGS_CHARACTERS_MAX, entity_tags, expected_version, has_version

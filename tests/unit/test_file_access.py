@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from chatledger.errors import LedgerDamaged, RefusedToStart
 from chatledger.storage import file_access
 from chatledger.storage.file_access import is_read_without_locks, unchanged, why_unreadable

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from chatledger.errors import RefusedToStart
 from chatledger.settings import Settings
 from chatledger.storage import files

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import Raw
+
 from chatledger.domain import events
 from chatledger.domain.events import (
     Event,
@@ -38,7 +40,6 @@ from chatledger.domain.events import (
     type_of,
 )
 from chatledger.ledger import event_store, merkle
-from msgspec import Raw
 
 GOLDEN: list[tuple[str, int, bytes, EventData]] = [
     ("session.created", 1, b"{}", SessionCreated()),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from chatledger.errors import UnsoundProof
 from chatledger.proofs.head_file import HEAD_BYTES_MAX, read_head
 from chatledger.proofs.signed_heads import Head, Signer

@@ -4,11 +4,12 @@ import hashlib
 import hmac
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from chatledger.errors import IdempotencyMismatch, NotFound
 from chatledger.ledger import idempotency_store
 from chatledger.ledger.idempotency_store import Answer, IdempotencyKey, Salts, fingerprint
-from hypothesis import given
-from hypothesis import strategies as st
 from support.store import Store, create, message
 
 KEY = IdempotencyKey("k", fingerprint("POST", "/v1/sessions", b"{}"))

@@ -3,9 +3,10 @@
 import uuid
 
 import pytest
-from chatledger.domain.ids import is_id, is_idempotency_key, is_request_id, new_id
 from hypothesis import given
 from hypothesis import strategies as st
+
+from chatledger.domain.ids import is_id, is_idempotency_key, is_request_id, new_id
 
 
 @given(st.from_regex(r"[A-Za-z0-9._:-]{1,128}", fullmatch=True).filter(lambda text: text not in (".", "..")))

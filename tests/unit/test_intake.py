@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import UNSET, Raw
+
 from chatledger.domain.events import Message
 from chatledger.domain.json_text import same_json
 from chatledger.domain.messages import (
@@ -18,7 +20,6 @@ from chatledger.domain.messages import (
 )
 from chatledger.errors import InvalidRequest, TooLarge
 from chatledger.settings import Settings
-from msgspec import UNSET, Raw
 
 
 def take(**given: object) -> Message:

@@ -5,6 +5,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
 from chatledger.domain.json_text import (
     check_characters,
     check_depth,
@@ -14,8 +17,6 @@ from chatledger.domain.json_text import (
     same_json,
 )
 from chatledger.errors import InvalidRequest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 from support.model import merge
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -12,18 +12,19 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
-from chatledger.auth import jwks as module
-from chatledger.auth import user_tokens
-from chatledger.auth.jwks import EARLY_FETCH_S, FILE_CHECK_S, JWKS_BYTES_MAX, RETRY_S
-from chatledger.auth.user_tokens import TokenVerifier
-from chatledger.errors import Overloaded, Unauthenticated
-from chatledger.settings import Settings
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
+
+from chatledger.auth import jwks as module
+from chatledger.auth import user_tokens
+from chatledger.auth.jwks import EARLY_FETCH_S, FILE_CHECK_S, JWKS_BYTES_MAX, RETRY_S
+from chatledger.auth.user_tokens import TokenVerifier
+from chatledger.errors import Overloaded, Unauthenticated
+from chatledger.settings import Settings
 from support.identity_provider import IdentityProvider, ed_key, jwks
 from support.tokens import AUDIENCE, ISSUER, NO_KEY, NOW_S, PLACE, SIGNATURE, head
 

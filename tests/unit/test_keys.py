@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from chatledger.domain import api_keys
 from chatledger.domain.access import OPEN, OPERATOR_SCOPES, Caller, Scope
 from chatledger.domain.api_keys import KEY_PATTERN, KeyRing, check_text, digest_of, id_of, new_text

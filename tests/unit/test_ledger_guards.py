@@ -7,6 +7,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+
 from support.store import Store, append, create, message
 from support.tables import dump
 

@@ -1,13 +1,14 @@
 """Token buckets: what comes at once, what comes in the long run, for whom, and that memory stays bounded."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from chatledger.auth import rate_limits
 from chatledger.auth.rate_limits import BURST_S, DAY_S, Allowance, Limits
 from chatledger.domain.access import LOCAL, OPEN, OPERATOR_SCOPES, TENANT_SCOPES, USER_SCOPES, Caller
 from chatledger.errors import RateLimited
 from chatledger.settings import Settings
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def key(name: str, tenant: str | None = "t") -> Caller:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import structlog
+
 from chatledger.observability import log_sink, logs
 from chatledger.observability.console_format import TextRenderer, columns_of, renderer, wants_colour
 from chatledger.observability.log_sink import QUEUE_BYTES_MAX, LogSink

@@ -6,13 +6,14 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pymerkle import InmemoryTree
+
 from chatledger.errors import LedgerDamaged
 from chatledger.ledger import merkle, tree_store
 from chatledger.ledger.merkle import Frontier
 from chatledger.storage.database import Connection
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from pymerkle import InmemoryTree
 from support.independent_verifier import (
     Wrong,
     commitment_of,

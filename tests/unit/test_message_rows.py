@@ -2,9 +2,10 @@
 
 import msgspec
 import pytest
+from msgspec import UNSET, Raw
+
 from chatledger.domain.events import Message, MessageAppended, SessionCreated
 from chatledger_projections import messages, sessions
-from msgspec import UNSET, Raw
 from support.scenario import History, Scenario
 
 UUID = "01a20dd8-f19e-731b-ab1a-566177da6bdb"

@@ -1,6 +1,7 @@
 """Origins in the settings, and the Host and Origin headers of requests to an open service."""
 
 import pytest
+
 from chatledger.errors import SettingsError
 from chatledger.http.origins import is_loopback, parse_origins, refusal
 

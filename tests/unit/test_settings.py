@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from chatledger.errors import SettingsError
 from chatledger.settings import Settings, load_settings, variable_of
 

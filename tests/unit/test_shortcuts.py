@@ -9,6 +9,9 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
 from chatledger.domain.commands import AppendMessages
 from chatledger.domain.events import (
     Event,
@@ -29,8 +32,6 @@ from chatledger.http.routes import messages
 from chatledger.ledger import merkle
 from chatledger.ledger.merkle import Frontier
 from chatledger.settings import Settings
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 salts = st.binary(max_size=100) | st.binary(min_size=merkle.SALT_BYTES, max_size=merkle.SALT_BYTES)
 

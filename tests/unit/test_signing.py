@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
+
 from chatledger.errors import RefusedToStart, UnsoundProof
 from chatledger.proofs.signed_heads import (
     Head,
@@ -20,7 +22,6 @@ from chatledger.proofs.signed_heads import (
 )
 from chatledger.settings import Settings
 from chatledger.storage.paths import Location
-from structlog.testing import capture_logs
 from support import documents
 from support.independent_verifier import Wrong, parse_checkpoint, parse_verifier_key, verify_checkpoint
 

@@ -6,10 +6,11 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from chatledger.console.terminal import say, visible, visible_json
-from chatledger.observability.console_format import TextRenderer
 from hypothesis import given
 from hypothesis import strategies as st
+
+from chatledger.console.terminal import say, visible, visible_json
+from chatledger.observability.console_format import TextRenderer
 
 ROOT = Path(__file__).resolve().parents[2]
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"

@@ -6,6 +6,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+
 from chatledger import threads
 from chatledger.serving.listener import announce_at
 from chatledger.storage.paths import Address, Location

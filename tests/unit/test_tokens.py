@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from chatledger.auth import user_tokens
 from chatledger.auth.user_tokens import TOKEN_BYTES_MAX, TokenVerifier, looks_like_token
 from chatledger.domain.access import USER_SCOPES, Caller

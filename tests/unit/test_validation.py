@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from chatledger.domain.messages import MessageInput
 from chatledger.domain.validation import SHOWN_CHARACTERS_MAX, refusal, shown
 from chatledger.errors import FIELD_CHARACTERS_MAX, InvalidRequest

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from chatledger.errors import SettingsError
 from chatledger.setting_sources import OF_CLIENTS, is_service_link
 from chatledger.settings import Settings, expected, load_settings, read_settings, variable_of

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import apsw
 import pytest
+
 from chatledger import threads
 from chatledger.domain.commands import AppendMessages, CreateSession
 from chatledger.errors import (

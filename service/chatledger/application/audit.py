@@ -1,7 +1,6 @@
 """The history that one caller may audit: events and proofs, bound to its tenant (rule 8)."""
 
 import msgspec
-from chatledger_projections import tenant_events
 
 from chatledger.application.context import Reach, take
 from chatledger.domain.documents import event_document
@@ -13,6 +12,7 @@ from chatledger.proofs.signed_heads import Signer
 from chatledger.reading.readers import Readers
 from chatledger.settings import Settings
 from chatledger.storage.database import Connection
+from chatledger_projections import tenant_events
 
 
 class EventPage(msgspec.Struct, frozen=True, gc=False):

@@ -4,8 +4,6 @@ import hashlib
 from collections.abc import Iterable
 
 import msgspec
-from chatledger_projections import sessions
-from chatledger_projections.sessions import Named
 
 from chatledger.domain.access import Caller
 from chatledger.domain.commands import Command
@@ -14,6 +12,8 @@ from chatledger.errors import NotFound
 from chatledger.ledger.idempotency_store import IdempotencyKey
 from chatledger.storage.database import Connection
 from chatledger.writing.command_group import Submission
+from chatledger_projections import sessions
+from chatledger_projections.sessions import Named
 
 
 class Reach(msgspec.Struct, frozen=True, gc=False):

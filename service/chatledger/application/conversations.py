@@ -7,8 +7,6 @@ the tenant, and every session that it shows has passed `Reach.visible`.
 from typing import TypeVar
 
 import msgspec
-from chatledger_projections import messages, sessions
-from chatledger_projections.messages import Page
 from msgspec import UNSET, UnsetType
 
 from chatledger.application.context import Reach, take
@@ -29,6 +27,8 @@ from chatledger.views import as_of
 from chatledger.writing import erasure
 from chatledger.writing.command_group import Committed
 from chatledger.writing.writer import Writer
+from chatledger_projections import messages, sessions
+from chatledger_projections.messages import Page
 
 T = TypeVar("T")
 

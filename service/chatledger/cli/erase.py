@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import click
 import msgspec
-from chatledger_projections import sessions
 
 from chatledger.cli import ledger_client
 from chatledger.cli.options import Command, check_tenant, database_option, settings_with
@@ -19,6 +18,7 @@ from chatledger.settings import Settings
 from chatledger.storage.paths import Address
 from chatledger.writing import erasure
 from chatledger.writing.committer import Committer
+from chatledger_projections import sessions
 
 REASON_CHARACTERS_MAX = 1000
 TIMEOUT_S = 600.0

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 import msgspec
-from chatledger_projections import projection
-from chatledger_projections.projection import Projection
 
 from chatledger.errors import RefusedToStart
 from chatledger.ledger import event_store
@@ -18,6 +16,8 @@ from chatledger.views.builder import Progress, versions_of
 from chatledger.views.compare import Difference
 from chatledger.views.detached_views import Note, ViewsUnreadable, built_aside, note_of, open_live
 from chatledger.views.live_views import BUILT_IN
+from chatledger_projections import projection
+from chatledger_projections.projection import Projection
 
 
 class ViewsNotChecked(RefusedToStart):

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from chatledger_projections import messages, sessions
 from msgspec import Raw
 
 from chatledger.domain.documents import MessageDocument
@@ -15,6 +14,7 @@ from chatledger.errors import NotFound
 from chatledger.ledger import event_store
 from chatledger.ledger.event_store import Record
 from chatledger.storage.database import Connection
+from chatledger_projections import messages, sessions
 
 _PAGE = 1000
 # An import makes sessions in the order of its file, and that is then the order of their activity.

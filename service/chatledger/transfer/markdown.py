@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 
 import msgspec
-from chatledger_projections import messages
 from msgspec import UNSET, Raw
 
 from chatledger.console.terminal import visible, visible_json
@@ -18,6 +17,7 @@ from chatledger.domain.documents import MessageDocument
 from chatledger.domain.session import SessionState
 from chatledger.domain.timestamps import format_us
 from chatledger.storage.database import Connection
+from chatledger_projections import messages
 
 _PAGE = 200
 _FENCE_MIN = 3

@@ -7,11 +7,10 @@ lock, whether it is one event or ten thousand (docs/decisions/0013-projections-i
 
 from collections.abc import Sequence
 
-from chatledger_projections.projection import Projection
-
 from chatledger.domain.events import SCHEMAS, upcast
 from chatledger.domain.json_text import merge_patch
 from chatledger.storage.database import Bulk, Connection, SQLiteValue
+from chatledger_projections.projection import Projection
 
 ALL = "TRUE"
 """For views that begin empty and get all events at once."""

@@ -1,11 +1,10 @@
 """A session as of an earlier version: its first events, through the same programs, into a database in memory."""
 
-from chatledger_projections import messages, sessions
-
 from chatledger.ledger import event_store
 from chatledger.storage import database
 from chatledger.storage.database import Connection
 from chatledger.views import apply_triggers
+from chatledger_projections import messages, sessions
 
 _PROJECTIONS = (sessions.PROJECTION, messages.PROJECTION)
 _BATCH_EVENTS = 1_000

@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
-from chatledger_projections.projection import Projection, in_words
 
 from chatledger.domain.events import Event
 from chatledger.errors import ChatledgerError
@@ -17,6 +16,7 @@ from chatledger.storage import database
 from chatledger.storage.database import Connection
 from chatledger.storage.paths import Location, remove
 from chatledger.views import apply_triggers
+from chatledger_projections.projection import Projection, in_words
 
 BATCH_EVENTS = 2_000
 """A batch of events and what becomes of it stay in the processor's cache; ten times as many took a fifth longer."""

@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
-from chatledger_projections.projection import Projection
 
 from chatledger.errors import RefusedToStart
 from chatledger.ledger import event_store
@@ -17,6 +16,7 @@ from chatledger.storage.database import Connection
 from chatledger.storage.paths import BUILDING, Location, remove
 from chatledger.views.builder import ASIDE, Builder, Progress
 from chatledger.views.live_views import BUILT_IN
+from chatledger_projections.projection import Projection
 
 _NOTE = "SELECT ledger_id, projections, position, leaf FROM main.views"
 

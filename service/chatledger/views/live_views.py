@@ -8,9 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from chatledger_projections import messages, sessions, tenant_events
-from chatledger_projections.projection import Projection
-
 from chatledger.errors import ChatledgerError, Overloaded, SettingsError
 from chatledger.ledger import event_store
 from chatledger.settings import Settings
@@ -20,6 +17,8 @@ from chatledger.storage.paths import BUILDING, Location, put_in_place, remove, s
 from chatledger.views import apply_triggers
 from chatledger.views.builder import BATCH_EVENTS, Builder, Progress, ProjectionFailed, take_to, versions_of
 from chatledger.workers.shared_state import Board
+from chatledger_projections import messages, sessions, tenant_events
+from chatledger_projections.projection import Projection
 
 BUILT_IN = (sessions.PROJECTION, messages.PROJECTION, tenant_events.PROJECTION)
 _BESIDE = ".beside"

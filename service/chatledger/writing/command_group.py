@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
-from chatledger_projections import messages as message_rows
-from chatledger_projections import sessions as session_rows
 from msgspec import UNSET
 
 from chatledger.domain.api_keys import KeyRing
@@ -36,6 +34,8 @@ from chatledger.ledger.event_store import Record, Stream
 from chatledger.ledger.idempotency_store import Answer, IdempotencyKey, Salts
 from chatledger.storage.database import Connection
 from chatledger.views.live_views import Views
+from chatledger_projections import messages as message_rows
+from chatledger_projections import sessions as session_rows
 
 
 class Submission(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
-from chatledger_projections import projection
 
 from chatledger.domain.api_keys import KeyRing
 from chatledger.errors import DomainError, OutcomeUnknown, Overloaded, RefusedToStart, StorageFull
@@ -27,6 +26,7 @@ from chatledger.views.builder import ProjectionFailed, apply_in_python, in_pytho
 from chatledger.views.live_views import Views
 from chatledger.workers.shared_state import Board
 from chatledger.writing.command_group import Accepted, Group, Outcome, States, Submission
+from chatledger_projections import projection
 
 log = structlog.get_logger("chatledger.committer")
 

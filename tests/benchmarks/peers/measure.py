@@ -10,12 +10,6 @@ from pathlib import Path
 from time import perf_counter
 
 import msgspec
-from chatledger.ledger import event_store
-from chatledger.maintenance import local_ledger
-from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.paths import Location
-from chatledger.writing.committer import Committer
 
 from benchmarks import generate
 from benchmarks.append import WARM_UP_S, append_requests
@@ -26,6 +20,12 @@ from benchmarks.load import Request
 from benchmarks.peers.install import HERE, NODE, PYTHON
 from benchmarks.process import Process, Server
 from benchmarks.writes import import_s
+from chatledger.ledger import event_store
+from chatledger.maintenance import local_ledger
+from chatledger.settings import Settings
+from chatledger.storage import database
+from chatledger.storage.paths import Location
+from chatledger.writing.committer import Committer
 
 HTTP = "Beside peers over HTTP"
 STORES = "Beside event stores"

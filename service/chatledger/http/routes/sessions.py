@@ -6,7 +6,6 @@ from http import HTTPStatus
 from typing import Annotated, Literal
 
 import msgspec
-from chatledger_projections.sessions import NEWEST
 from litestar import Controller, delete, get, patch, post
 from litestar.params import FromPath, QueryParameter
 from msgspec import UNSET, Raw, UnsetType
@@ -33,6 +32,7 @@ from chatledger.http.openapi import operations
 from chatledger.http.request import Call, check_message_size, decode, small_body_bytes_max
 from chatledger.http.response import Answer, not_modified
 from chatledger.settings import Settings
+from chatledger_projections.sessions import NEWEST
 
 MESSAGES_MAX = 1000
 """The contract's ceiling for `?messages=` and for a batch."""

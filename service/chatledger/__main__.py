@@ -1,0 +1,5 @@
+"""`python -m chatledger`: the command line."""
+
+from chatledger.cli.main import main
+
+main()
