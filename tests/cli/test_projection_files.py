@@ -82,8 +82,10 @@ def names(folder: Path) -> list[str]:
         (
             "from service.database import Connection",
             "./x.py:X",
-            "it imports service, of the first version. Import Projection, Connection, Event and the types of events "
-            "from chatledger_projections now.",
+            (
+                "it imports service, of the first version. Import Projection, Connection, Event and the types of "
+                "events from chatledger_projections now."
+            ),
         ),
         ("raise SystemExit", "./x.py:X", "cannot be imported: SystemExit."),
         ("import nowhere", "./x.py:X", "cannot be imported: ModuleNotFoundError: No module named 'nowhere'."),

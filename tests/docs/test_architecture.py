@@ -1,9 +1,7 @@
 """docs/architecture.md says where things are: the modules are there, and import each other as it says."""
 
 import ast
-import re
-from graphlib import TopologicalSorter
-from pathlib import Path
+import tomllib
 
 from support import documents
 from support.documents import ROOT
@@ -11,52 +9,29 @@ from support.documents import ROOT
 PAGE = documents.read("docs/architecture.md")
 
 
-def modules() -> dict[str, Path]:
-    """Our modules by name."""
-    paths = [path for folder in ("service", "projections") for path in (ROOT / folder).rglob("*.py")]
-    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+def packages() -> set[str]:
+    """The folders that have modules, as the table names them."""
+    folders = [path.name for path in (ROOT / "service/chatledger").iterdir() if (path / "__init__.py").exists()]
+    return {f"{name}/" for name in [*folders, "chatledger_projections"]}
 
 
-def imports() -> dict[str, set[str]]:
-    """Which of our modules each of them imports, wherever in the file it does."""
-    known = modules()
-    found: dict[str, set[str]] = {}
-    for name, path in known.items():
-        wanted: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                wanted |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                wanted |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        found[name] = {other for other in wanted if other in known and other != name}
-    return found
+def test_each_package_has_its_row() -> None:
+    """No other, and in an order that the contracts of `make check` allow: no row imports one above it."""
+    rows = [row[0].strip("`") for row in documents.rows(PAGE, "package")]
+    assert set(rows) == packages()
+    contracts = tomllib.loads(documents.read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    (layers,) = (each["layers"] for each in contracts if each["name"] == "Packages import downwards only")
+    rank = {f"{name}/": number for number, layer in enumerate(layers) for name in layer.split(" | ")}
+    ranks = [rank[row] for row in rows if row in rank]
+    assert ranks == sorted(ranks)
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
-    """Though the folders import each other."""
-    graph = imports()
-    assert list(TopologicalSorter(graph).static_order())
-    folders = {(name.split(".")[0], other.split(".")[0]) for name, others in graph.items() for other in others}
-    assert {("service", "projections"), ("projections", "service")} <= folders
-
-
-def test_the_layers_run_downwards() -> None:
-    """No module of the table imports one from a row above its own."""
-    rank = {}
-    for number, row in enumerate(documents.rows(PAGE, "layer")):
-        places = re.findall(r"[\w/]+(?:\.py|/)", row[1])
-        for name, path in modules().items():
-            relative = str(path.relative_to(ROOT))
-            if any(relative == place or (place.endswith("/") and relative.startswith(place)) for place in places):
-                rank[name] = number
-    assert len(rank) >= 30
-    upwards = [
-        (name, other)
-        for name, others in imports().items()
-        for other in others
-        if name in rank and other in rank and rank[other] < rank[name]
-    ]
-    assert upwards == []
+def test_each_package_has_its_contract() -> None:
+    """Exhaustive, so that no module is left out."""
+    contracts = tomllib.loads(documents.read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    layered = {each["containers"][0] for each in contracts if each["type"] == "layers" and each["exhaustive"]}
+    names = {f"chatledger.{name[:-1]}" for name in packages() - {"chatledger_projections/"}}
+    assert names | {"chatledger", "chatledger_projections"} <= layered
 
 
 def test_each_rule_has_its_place_and_test() -> None:

@@ -14,6 +14,8 @@ PAGES = documents.documents()
 DECISIONS = sorted((ROOT / "docs/decisions").glob("0*.md"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r"`((?:service|projections|tests|docs|data/samples)/[\w./-]*)`")
+MODULE = re.compile(r"`((?!tests/|docs/|data/|mine/)[a-z_]+(?:/[a-z_]+)*\.py)`")
+SOURCES = [path.as_posix() for root in ("service", "projections", "tests") for path in (ROOT / root).rglob("*.py")]
 MACHINE = re.compile(r"(?<![\w.])/(?:work|home|root|tmp|Users|usr|var|opt)/")
 REGISTRIES = re.compile(r"pypi|files\.pythonhosted|index-url|registry\.", re.IGNORECASE)
 
@@ -45,6 +47,13 @@ def test_the_links_lead_somewhere(page: Path) -> None:
 def test_the_files_that_a_page_names_are_there(page: Path) -> None:
     """Modules, tests, pages and samples."""
     assert [path for path in NAMED.findall(page.read_text()) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_modules_that_a_page_names_are_there(page: Path) -> None:
+    """By the end of their paths."""
+    named = MODULE.findall(page.read_text())
+    assert [each for each in named if not any(path.endswith(f"/{each}") for path in SOURCES)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
