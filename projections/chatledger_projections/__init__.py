@@ -26,7 +26,7 @@ from chatledger.domain.events import (
     SessionTruncated,
     SessionUpdated,
 )
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger_projections.projection import Apply, Projection
 
 __all__ = [

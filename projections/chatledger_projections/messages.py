@@ -7,7 +7,7 @@ import msgspec
 
 from chatledger.domain.documents import message_document
 from chatledger.domain.session import SessionState
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger_projections import sessions
 from chatledger_projections.projection import Projection
 from chatledger_projections.sessions import Named

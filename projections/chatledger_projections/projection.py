@@ -13,7 +13,7 @@ import msgspec
 
 from chatledger.domain.events import Event
 from chatledger.errors import SettingsError
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 
 Apply: TypeAlias = Callable[[Connection, Sequence[Event]], None]
 

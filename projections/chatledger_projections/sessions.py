@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from chatledger.domain.session import SessionState
-from chatledger.storage.database import Connection, SQLiteValue
+from chatledger.storage.connection import Connection, SQLiteValue
 from chatledger_projections.projection import Projection
 
 VISIBLE, UNFINISHED, DELETED, ERASED = range(4)

@@ -4,7 +4,7 @@ import heapq
 from itertools import islice
 
 from chatledger.domain.events import TYPES
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger_projections.projection import Projection
 
 # By type first: a filter on a rare type is one short range. All types together are as many ranges, merged.

@@ -21,7 +21,7 @@ from chatledger.proofs import bundle
 from chatledger.proofs.signed_heads import Verifier, signer_of
 from chatledger.proofs.verification import verify_ledger
 from chatledger.settings import Settings
-from chatledger.storage.database import open_ledger, open_ledger_reader
+from chatledger.storage.ledger_file import open_ledger, open_ledger_reader
 from chatledger.storage.paths import Location
 from chatledger.writing import erasure
 from support import independent_verifier as independent

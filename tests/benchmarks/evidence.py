@@ -17,8 +17,8 @@ from chatledger.proofs import bundle
 from chatledger.proofs.signed_heads import Signer
 from chatledger.proofs.verification import verify_ledger
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import ledger_file
+from chatledger.storage.connection import Connection
 from chatledger.storage.paths import Location
 from chatledger.writing.committer import Committer
 
@@ -50,7 +50,7 @@ def run(bench: Bench) -> Iterator[Figure]:
 
 def _open(path: Path) -> Connection:
     settings = Settings(database_path=str(path))
-    return database.open_ledger_reader(Location.of(settings), settings)
+    return ledger_file.open_ledger_reader(Location.of(settings), settings)
 
 
 def _bundle_ms(connection: Connection) -> float:

@@ -17,7 +17,7 @@ from benchmarks.figures import Figure, ratios
 from benchmarks.load import Request
 from benchmarks.process import Server
 from chatledger.settings import Settings
-from chatledger.storage import database
+from chatledger.storage import ledger_file
 from chatledger.storage.paths import Location
 
 SMALL_EVENTS = 10_000
@@ -114,7 +114,7 @@ def _conversations(conversations: list[Conversation]) -> set[str]:
 def _sessions(path: Path, wanted: set[str]) -> list[str]:
     """As many sessions of these conversations as are asked for, spread over the ledger, in an order by chance."""
     settings = Settings(database_path=str(path))
-    connection = database.open_ledger_reader(Location.of(settings), settings)
+    connection = ledger_file.open_ledger_reader(Location.of(settings), settings)
     try:
         rows: list[tuple[Any, ...]] = connection.execute("SELECT session_id FROM streams ORDER BY key").fetchall()
     finally:

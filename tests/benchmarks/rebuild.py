@@ -11,8 +11,8 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Figure, ratios
 from chatledger.domain.events import MESSAGE_APPENDED, MessageAppended
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import transactions, views_file
+from chatledger.storage.connection import Connection, open_reader
 from chatledger.storage.paths import Location, remove
 from chatledger.views.builder import BATCH_EVENTS, Builder
 from chatledger.views.live_views import BUILT_IN
@@ -58,7 +58,7 @@ def run(bench: Bench) -> Iterator[Figure]:
 def _speed(ledger: Path, way: Callable[[Connection], None]) -> float:
     """Events a second, over all of the ledger's events."""
     settings = Settings(database_path=str(ledger))
-    connection = database.open_reader(str(ledger), Location.of(settings), settings)
+    connection = open_reader(str(ledger), Location.of(settings), settings)
     try:
         events = int(connection.execute("SELECT max(position) FROM events").get)
         started_s = time.perf_counter()
@@ -79,15 +79,15 @@ def _by_hand(ledger_db: Connection, folder: Path) -> None:
     """Decode each message and insert it into a table like ours, with the same settings of SQLite."""
     name = str(folder / "by-hand.db")
     location = Location(name, memory=False)
-    db = database.open_views(name, location, Settings(), ledger_db)
-    database.prepare_bulk(db, location)
+    db = views_file.open_views(name, location, Settings(), ledger_db)
+    views_file.prepare_bulk(db, location)
     db.execute(_TABLE)
     position, rows = 0, list[tuple[Any, ...]]()
     while rows := ledger_db.execute(_READ, (position, BATCH_EVENTS)).fetchall():
-        with database.immediate(db):
+        with transactions.immediate(db):
             db.executemany(_INSERT, _message_rows(rows))
         position = rows[-1][0]
-    database.finish_bulk(db, location)
+    views_file.finish_bulk(db, location)
     db.close()
     remove(name)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure
 from chatledger.settings import Settings
-from chatledger.storage import database
+from chatledger.storage.connection import open_reader
 from chatledger.storage.paths import Location
 
 SECTION = "Sizes"
@@ -22,7 +22,7 @@ def measure(section: str, path: Path) -> Iterator[Figure]:
     """Of a ledger and its views, closed and without write-ahead logs."""
     settings = Settings(database_path=str(path))
     location = Location.of(settings)
-    connection = database.open_reader(location.ledger, location, settings)
+    connection = open_reader(location.ledger, location, settings)
     try:
         events = int(connection.execute("SELECT count(*) FROM events").get)
         payload = int(connection.execute("SELECT sum(length(payload)) FROM events").get)

@@ -15,7 +15,7 @@ from chatledger.ledger.merkle import Frontier
 from chatledger.maintenance import backup
 from chatledger.maintenance.restore import COPIED
 from chatledger.settings import Settings
-from chatledger.storage import database
+from chatledger.storage import ledger_file
 from chatledger.storage.paths import Location, exclusive
 from chatledger.writing import erasure
 from support.command import assert_clear, environment, exported, refuse, run, status, succeed
@@ -499,8 +499,8 @@ def test_an_older_schema_is_brought_up_to_date_in_the_copy(tmp_path: Path) -> No
         for number in range(5):
             store.commit_all(create(f"s{number}", message("m1")))
     settings = Settings(database_path=str(tmp_path / "ledger.db"))
-    old = database.open_unfinished(settings.database_path, settings)
-    database.close_as_one_file(old)
+    old = ledger_file.open_unfinished(settings.database_path, settings)
+    ledger_file.close_as_one_file(old)
     older_ledger(tmp_path / "ledger.db", tmp_path / "old.db", 1)
     succeed("backup", "--database", "old.db", "b.db", cwd=tmp_path)
     assert verified(tmp_path / "b.db").startswith("10 events verified")

@@ -10,7 +10,7 @@ import pytest
 
 from chatledger.errors import RefusedToStart
 from chatledger.settings import Settings
-from chatledger.storage import database
+from chatledger.storage import foreign_file
 from chatledger.transfer import crud_order, importer
 from chatledger.transfer.json_lines import Found
 from support import crud
@@ -438,16 +438,16 @@ def test_a_file_that_takes_too_much_work_is_given_up(tmp_path: Path, monkeypatch
     """The work is limited by the file's size; as many steps as a good one needs are within it by far."""
     file = paged(tmp_path, sessions=3_000)
     with monkeypatch.context() as patched:
-        patched.setattr(database, "FOREIGN_STEPS_MIN", 0)
-        patched.setattr(database, "FOREIGN_CHECK_STEPS", 100)
-        patched.setattr(database, "FOREIGN_STEPS_PER_BYTE", database.FOREIGN_STEPS_PER_BYTE // 10)
+        patched.setattr(foreign_file, "FOREIGN_STEPS_MIN", 0)
+        patched.setattr(foreign_file, "FOREIGN_CHECK_STEPS", 100)
+        patched.setattr(foreign_file, "FOREIGN_STEPS_PER_BYTE", foreign_file.FOREIGN_STEPS_PER_BYTE // 10)
         assert import_here(file)[0].sessions == 3_000
     (tmp_path / "ledger.db").unlink()
     for views in tmp_path.glob("ledger.db.views*"):
         views.unlink()
-    monkeypatch.setattr(database, "FOREIGN_STEPS_MIN", 1_000)
-    monkeypatch.setattr(database, "FOREIGN_CHECK_STEPS", 100)
-    monkeypatch.setattr(database, "FOREIGN_STEPS_PER_BYTE", 0)
+    monkeypatch.setattr(foreign_file, "FOREIGN_STEPS_MIN", 1_000)
+    monkeypatch.setattr(foreign_file, "FOREIGN_CHECK_STEPS", 100)
+    monkeypatch.setattr(foreign_file, "FOREIGN_STEPS_PER_BYTE", 0)
     report, _ = import_here(file)
     assert str(report.failure) == "store.db takes more work to read than a file of its size can need."
 

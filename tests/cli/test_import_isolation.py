@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from chatledger.domain.events import Event, MessageAppended
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger_projections.projection import Projection
 from support import crud
 from support.command import write_lines

@@ -11,14 +11,14 @@ import pytest
 from chatledger.ledger import event_store, tree_store
 from chatledger.proofs.signed_heads import existing_signer
 from chatledger.proofs.verification import lacking
-from chatledger.storage import database
+from chatledger.storage import ledger_file
 from chatledger.writing import erasure
 from support.command import refuse, run, succeed
 from support.files import contents
 from support.old_ledgers import older_ledger, older_views, schema_of
 from support.store import Store, append, create, delete, message, remove, update
 
-OLDER = range(1, database.newest_schema())
+OLDER = range(1, ledger_file.newest_schema())
 LEDGER, VIEWS = "ledger.db", "ledger.db.views.000001.db"
 
 
@@ -85,7 +85,7 @@ def test_an_older_ledger_is_verified_as_it_is(newest: Newest, tmp_path: Path, sc
     (folder / "head").write_text(newest.head)
     before = contents(folder)
     missing = ", ".join(lacking(schema)) or "nothing that is verified"
-    number = f"the ledger has schema {schema}, this chatledger {database.newest_schema()}"
+    number = f"the ledger has schema {schema}, this chatledger {ledger_file.newest_schema()}"
     assert lines_of(folder, "--head", "head", "--public-key", newest.key) == [
         f"{newest.size} events verified; the tree's root is {newest.root.hex()}",
         f"the ledger extends the head of {newest.size} events",
@@ -99,7 +99,7 @@ def test_an_older_ledger_is_verified_as_it_is(newest: Newest, tmp_path: Path, sc
 
 def test_what_older_schemas_lack_is_what_their_files_do_not_make(tmp_path: Path, plain: Newest) -> None:
     """Seeded check: a table that verify reads, and that a schema has or has not, is said so."""
-    assert lacking(database.newest_schema()) == []
+    assert lacking(ledger_file.newest_schema()) == []
     for schema in OLDER:
         path = tmp_path / f"{schema}.db"
         older_ledger(plain.folder / LEDGER, path, schema)
@@ -167,11 +167,11 @@ def test_a_backup_of_an_older_ledger_leaves_it_as_it_is(newest: Newest, tmp_path
     said = succeed("backup", "--database", LEDGER, "b.db", cwd=folder)
     assert said == f"{newest.size} events backed up into b.db; the tree's root is {newest.root.hex()}\n"
     assert contents(folder) == before | {"b.db": (folder / "b.db").read_bytes()}
-    assert (schema_of(folder / LEDGER), schema_of(folder / "b.db")) == (schema, database.newest_schema())
+    assert (schema_of(folder / LEDGER), schema_of(folder / "b.db")) == (schema, ledger_file.newest_schema())
     succeed("restore", "--database", "again/ledger.db", "b.db", cwd=folder)
     assert succeed("export", "--events", "--database", "again/ledger.db", cwd=folder) == newest.events
     with Store(folder / LEDGER) as store:
-        assert store.ledger.pragma("user_version") == database.newest_schema()
+        assert store.ledger.pragma("user_version") == ledger_file.newest_schema()
         assert tree_store.read(store.ledger).root() == newest.root
 
 
@@ -181,7 +181,7 @@ def test_each_reading_command_says_which_schema_it_reads(
     newest: Newest, tmp_path: Path, schema: int, command: list[str]
 ) -> None:
     """On standard error, so that an export stays one; of a ledger of today nothing is said."""
-    line = f"the ledger has schema {schema}, this chatledger {database.newest_schema()}: it is read as it is"
+    line = f"the ledger has schema {schema}, this chatledger {ledger_file.newest_schema()}: it is read as it is"
     folder = newest.older(tmp_path, schema)
     for where, said in ((folder, True), (newest.folder, False)):
         done = run(*command, "--database", where / LEDGER, cwd=tmp_path)

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 
 Row: TypeAlias = tuple[Any, ...]
 

@@ -18,7 +18,7 @@ from chatledger.ledger import event_store
 from chatledger.ledger.merkle import Frontier
 from chatledger.proofs.signed_heads import signer_of
 from chatledger.proofs.verification import verify_ledger
-from chatledger.storage import database
+from chatledger.storage import ledger_file
 from chatledger.storage.paths import Location
 from chatledger.views.builder import Builder
 from chatledger.views.live_views import BUILT_IN
@@ -131,7 +131,7 @@ class Examiner:
         for name in names:
             try:
                 location = Location(str(folder / name), memory=False)
-                with closing(database.open_ledger_reader(location, settings_of(root))) as db:
+                with closing(ledger_file.open_ledger_reader(location, settings_of(root))) as db:
                     found.backups[name] = verify_ledger(db).size
             except (ChatledgerError, apsw.Error) as error:
                 found.backups[name] = f"{type(error).__name__}: {error}"

@@ -39,7 +39,8 @@ from chatledger.errors import (
 )
 from chatledger.ledger import event_store
 from chatledger.proofs.signed_heads import signer_of
-from chatledger.storage import database
+from chatledger.storage import sql_errors
+from chatledger.storage.connection import open_reader
 from chatledger.storage.paths import Location
 from chatledger.views.rebuilder import Rebuilder
 from chatledger.writing import erasure_maintenance
@@ -231,7 +232,7 @@ class House:
         if name == self._reading:
             return
         try:
-            reader = database.open_reader(name, self.committer.location, self.committer.settings)
+            reader = open_reader(name, self.committer.location, self.committer.settings)
         except RefusedToStart:
             # SQLite has to make its shared memory, for which a full disk has no room: the old views go on.
             if self._reader is None or self.injector.fault is None:
@@ -249,7 +250,7 @@ class House:
             position = int(self._reader.execute("SELECT position FROM views").get)
             self._reader.execute("SELECT count(*), sum(length(payload)) FROM messages").fetchall()
         except (RefusedToStart, apsw.Error) as error:
-            if isinstance(error, apsw.Error) and database.to_domain_error(error) is None:
+            if isinstance(error, apsw.Error) and sql_errors.to_domain_error(error) is None:
                 self.wrong.append(f"an unclear answer to a read: {error!r}")
             if fault is None or fault.kind != "eio":
                 self.wrong.append(f"a read failed: {error!r}")

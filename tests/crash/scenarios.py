@@ -12,12 +12,13 @@ import apsw
 
 from chatledger.domain.commands import CreateKey, EraseSession
 from chatledger.domain.events import KEYS_SESSION, SYSTEM_TENANT, KeyCreated
+from chatledger.errors import ChatledgerError
 from chatledger.ledger import event_store, tree_store
 from chatledger.ledger.idempotency_store import IdempotencyKey
 from chatledger.maintenance import backup, restore
 from chatledger.proofs.signed_heads import signer_of
 from chatledger.settings import Settings
-from chatledger.storage import database
+from chatledger.storage import ledger_file
 from chatledger.storage.paths import Location
 from chatledger.views.rebuilder import Rebuilder
 from chatledger.writing import erasure
@@ -320,7 +321,7 @@ def _restore(name: str, to_position: int | None) -> Callable[[Stage], None]:
         copied = _size_of(stage.root / "backups" / name) if to_position is None else to_position
         restore_here(stage.root, name, to_position)
         stage.fact("restored", value=True)
-        with closing(database.open_ledger_reader(Location.of(stage.settings), stage.settings)) as db:
+        with closing(ledger_file.open_ledger_reader(Location.of(stage.settings), stage.settings)) as db:
             account.rows = read_rows(db)
         # Whoever restores knows that it was interrupted, and does it again: so all of it is promised from the start.
         account.groups.append(Group(-1, -1, 1, len(account.rows)))
@@ -361,7 +362,7 @@ async def _with_threads(stage: Stage) -> None:
                 await send(append("s0", message(f"c{number}-{place}")))
 
         await asyncio.gather(*map(client, range(4)))
-        with suppress(database.ChatledgerError):
+        with suppress(ChatledgerError):
             writer.rebuild()
         await asyncio.gather(*map(client, range(4, 7)))
         while rebuilder.progress is not None:  # noqa: ASYNC110
@@ -370,7 +371,7 @@ async def _with_threads(stage: Stage) -> None:
         await writer.erased()
         await asyncio.gather(*map(client, range(7, 9)))
         await writer.close()
-    with closing(database.open_ledger_reader(location, settings)) as db:
+    with closing(ledger_file.open_ledger_reader(location, settings)) as db:
         stage.account.add_rows(read_rows(db))
     for row in stage.account.rows:
         group = named.get((row[3], row[4]))

@@ -8,7 +8,8 @@ from unittest.mock import patch
 from chatledger.ledger import event_store, tree_store
 from chatledger.maintenance import restore
 from chatledger.proofs import signed_heads
-from chatledger.storage import database, paths
+from chatledger.storage import ledger_file, paths, sql_errors, transactions
+from chatledger.storage.connection import Connection, open_writer
 from chatledger.views import apply_triggers, builder, live_views
 from chatledger.writing import committer, erasure, erasure_list
 
@@ -29,9 +30,9 @@ def _position_first(db: Any, ledger_db: Any, projections: Any, *, start: int, en
     """The views' position in one transaction, their rows in the next."""
     real_leaf = ledger_db.execute("SELECT leaf FROM events WHERE position = ?", (end,)).get
     old = db.execute("SELECT position, leaf FROM views").fetchone()
-    with database.immediate(db):
+    with transactions.immediate(db):
         db.execute("UPDATE views SET position = ?, leaf = ?", (end, real_leaf))
-    with database.immediate(db):
+    with transactions.immediate(db):
         db.execute("UPDATE views SET position = ?, leaf = ?", old)
         db.execute(apply_triggers.TAKE_TO, (end,))
 
@@ -40,7 +41,7 @@ def _write_apart(self: committer.Committer, group: Any, records: Any) -> None:
     """The ledger in a transaction of its own, then the views by `_position_first`."""
     grown = self._tree.copy()
     completed = grown.append([record.leaf for record in records])
-    with database.immediate(self.ledger):
+    with transactions.immediate(self.ledger):
         event_store.write_streams(self.ledger, group.streams)
         for row in event_store.rows(records):
             self.ledger.execute(f"INSERT INTO events VALUES ({', '.join('?' * 11)})", row)
@@ -68,14 +69,14 @@ def _list_after() -> Iterator[Any]:
 
 
 @contextmanager
-def _immediate_without_doubt(connection: database.Connection) -> Iterator[None]:
+def _immediate_without_doubt(connection: Connection) -> Iterator[None]:
     """A COMMIT that failed did not happen: nothing was written, and the connection goes on."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        database._roll_back(connection)
+        transactions.roll_back(connection)
         raise
 
 
@@ -86,24 +87,24 @@ def _autocommit_without_doubt() -> Iterator[None]:
 
 
 @contextmanager
-def _answered_all_the_same(connection: database.Connection) -> Iterator[None]:
+def _answered_all_the_same(connection: Connection) -> Iterator[None]:
     """A COMMIT that failed is no reason not to answer."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
     except BaseException:
-        database._roll_back(connection)
+        transactions.roll_back(connection)
         raise
     try:
         connection.execute("COMMIT")
-    except database.SQLError:
-        database._roll_back(connection)
+    except sql_errors.SQLError:
+        transactions.roll_back(connection)
 
 
 def _changes(bug: str | None) -> Iterator[Any]:
     match bug:
         case "synchronous_normal":
-            yield patch.object(database, "_open_writer", _with_less_sync(database._open_writer))
+            yield patch.object(ledger_file, "open_writer", _with_less_sync(open_writer))
         case "views_position_first":
             yield patch.object(committer.Committer, "_write", _write_apart)
             yield patch.object(live_views, "take_to", _position_first)
@@ -115,10 +116,10 @@ def _changes(bug: str | None) -> Iterator[Any]:
         case "list_after_erasing":
             yield from _list_after()
         case "failed_commit_taken_for_none":
-            yield patch.object(database, "immediate", _immediate_without_doubt)
-            yield patch.object(database, "autocommit", _autocommit_without_doubt)
+            yield patch.object(transactions, "immediate", _immediate_without_doubt)
+            yield patch.object(transactions, "autocommit", _autocommit_without_doubt)
         case "failed_sync_taken_for_success":
-            yield patch.object(database, "immediate", _answered_all_the_same)
+            yield patch.object(transactions, "immediate", _answered_all_the_same)
         case "answer_before_commit" | None:
             return
         case _:

@@ -1,4 +1,4 @@
-"""Nothing but `storage/database.py` opens a database, or touches its files: closing such a handle drops SQLite's locks.
+"""Nothing but `storage/connection.py` opens a database or touches its files: closing a handle drops SQLite's locks.
 
 That a second server is refused is in `tests/acceptance/test_stop_and_start.py`; a second process and a network file
 system in `tests/integration/test_refusals.py`.
@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(path for folder in ("service", "projections") for path in (ROOT / folder).rglob("*.py"))
-DATABASE = "service/chatledger/storage/database.py"
+STORAGE = "service/chatledger/storage/"
+CONNECTION = "service/chatledger/storage/connection.py"
 OPENERS = {
     "open", "read_bytes", "read_text", "write_bytes", "write_text", "touch", "FileIO", "mmap", "truncate",
     "copy", "copy2", "copyfile", "copytree", "move",
@@ -23,7 +24,7 @@ FILES = {
     ("service/chatledger/http/routes/api_page.py", "read_bytes"): "the API page's scripts",
     ("service/chatledger/workers/shared_state.py", "mmap"): "memory that workers share, without a name",
     ("service/chatledger/cli/verify.py", "read_bytes"): "a proof bundle",
-    ("service/chatledger/storage/database.py", "read_text"): "the numbered .sql files",
+    ("service/chatledger/storage/ledger_file.py", "read_text"): "the numbered .sql files",
     ("service/chatledger/writing/erasure_list.py", "open"): "the list of erasures",
     (
         "service/chatledger/storage/files.py",
@@ -92,9 +93,11 @@ def opened(source: str) -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_only_database_py_knows_sqlite(path: Path) -> None:
-    """Neither APSW nor the standard library's module is imported anywhere else."""
-    assert imported(path.read_text()) & SQLITE == ({"apsw"} if name_of(path) == DATABASE else set())
+def test_only_the_storage_knows_sqlite(path: Path) -> None:
+    """APSW is imported nowhere else, and the standard library's module nowhere; one module makes connections."""
+    found = imported(path.read_text()) & SQLITE
+    assert found <= ({"apsw"} if name_of(path).startswith(STORAGE) else set())
+    assert name_of(path) == CONNECTION or "apsw.Connection(" not in path.read_text()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -157,8 +160,8 @@ def test_a_text_in_the_locales_encoding_is_found(bug: str) -> None:
 
 
 def test_only_one_function_makes_connections() -> None:
-    """`_open`, with its pragmas, and the private database in memory."""
-    tree = ast.parse((ROOT / DATABASE).read_text())
+    """`open_connection`, with its pragmas, and the private database in memory."""
+    tree = ast.parse((ROOT / CONNECTION).read_text())
     makers = {
         function.name
         for function in ast.walk(tree)
@@ -166,14 +169,14 @@ def test_only_one_function_makes_connections() -> None:
         for node in ast.walk(function)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in {"apsw.Connection", "Connection"}
     }
-    assert makers == {"_open", "open_memory"}
+    assert makers == {"open_connection", "open_memory"}
     elsewhere = [
         name_of(path)
         for path in MODULES
         for node in ast.walk(ast.parse(path.read_text()))
-        if name_of(path) != DATABASE
+        if name_of(path) != CONNECTION
         and isinstance(node, ast.Call)
-        and ast.unparse(node.func) in {"Connection", "database.Connection"}
+        and ast.unparse(node.func) in {"Connection", "apsw.Connection"}
     ]
     assert elsewhere == []
 

@@ -14,7 +14,7 @@ from chatledger.errors import ChatledgerError
 from chatledger.ledger import event_store
 from chatledger.proofs.verification import verify_ledger
 from chatledger.settings import Settings
-from chatledger.storage import database
+from chatledger.storage import ledger_file, sql_errors
 from chatledger.storage.paths import Location
 from crash.findings import Findings, Progress, Result, quiet
 from support.altered import WatchedServer, command_of, environment
@@ -158,9 +158,9 @@ class _Bench:
         self._findings.counts["backups that were done"] += 1
         settings = Settings(database_path=str(dest))
         try:
-            with closing(database.open_ledger_reader(Location(str(dest), memory=False), settings)) as connection:
+            with closing(ledger_file.open_ledger_reader(Location(str(dest), memory=False), settings)) as connection:
                 size = verify_ledger(connection, progress=lambda *_: None).size
-        except (ChatledgerError, database.SQLError) as error:
+        except (ChatledgerError, sql_errors.SQLError) as error:
             self._findings.violation(f"a backup that is none: {error}")
             return
         if size < EVENTS:

@@ -13,7 +13,7 @@ from chatledger.domain.events import Event
 from chatledger.ledger.event_store import leaf_of
 from chatledger.ledger.merkle import Frontier, commitment, consistency_proof, entry_hash, inclusion_proof, range_root
 from chatledger.proofs.signed_heads import Signer
-from chatledger.storage.database import LEDGER_APPLICATION_ID
+from chatledger.storage.ledger_file import LEDGER_APPLICATION_ID
 from support import documents, independent_verifier
 from support.server import Server
 

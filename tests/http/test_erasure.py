@@ -12,7 +12,7 @@ import pytest
 from chatledger.domain.timestamps import parse_us
 from chatledger.ledger import event_store
 from chatledger.settings import Settings
-from chatledger.storage import database
+from chatledger.storage import ledger_file, transactions
 from chatledger.storage.paths import Location
 from support import command
 from support.api import append, create, events, problem, read
@@ -385,8 +385,8 @@ def test_a_program_that_holds_the_files_leaves_it_pending(folder: Path) -> None:
     with Server(path, env={"CHATLEDGER_BUSY_TIMEOUT_MS": "500"}) as server, server.client() as own:
         write(own)
         settings = Settings(database_path=str(path))
-        with closing(database.open_ledger_reader(Location.of(settings), settings)) as other:
-            with database.snapshot(other):
+        with closing(ledger_file.open_ledger_reader(Location.of(settings), settings)) as other:
+            with transactions.snapshot(other):
                 assert event_store.head(other).position > 0
                 refused = own.post("/v1/sessions/s/erase", json=WHY)
                 problem(refused, 503, "erasure-pending")

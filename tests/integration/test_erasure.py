@@ -18,8 +18,8 @@ from chatledger.ledger.idempotency_store import IdempotencyKey
 from chatledger.proofs import bundle, verification
 from chatledger.proofs.signed_heads import Signer
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import ledger_file, sql_errors, transactions, wal
+from chatledger.storage.connection import Connection, open_writer
 from chatledger.transfer import exporter
 from chatledger.views import builder
 from chatledger.writing import erasure, erasure_list
@@ -134,14 +134,14 @@ def test_the_first_rows_of_a_ledger_go_too(tmp_path: Path, events: int) -> None:
 
 def test_without_secure_delete_the_first_rows_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seeded bug: the writer does not overwrite what it frees."""
-    opened = database._open_writer
+    opened = open_writer
 
     def without(*args: Any, **options: Any) -> Connection:
         connection = opened(*args, **options)
         connection.pragma("secure_delete", "off")
         return connection
 
-    monkeypatch.setattr(database, "_open_writer", without)
+    monkeypatch.setattr(ledger_file, "open_writer", without)
     with Store(tmp_path / "ledger.db") as store:
         store.commit_all(create("s"))
         for number in range(150):
@@ -205,7 +205,7 @@ def test_the_commitments_that_are_kept_give_the_same_leaves(store: Store, folder
     """`verify` reads the whole ledger, erased events included, and finds nothing wrong."""
     store.commit_all(erase())
     finish(store)
-    with closing(database.open_ledger_reader(store.location, store.settings)) as reader:
+    with closing(ledger_file.open_ledger_reader(store.location, store.settings)) as reader:
         assert verification.verify_ledger(reader).size == event_store.head(store.ledger).position
     assert found_beside_views(folder) == []
 
@@ -336,7 +336,7 @@ def test_without_truncating_the_logs_the_content_is_found(
     store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seeded bug: the write-ahead logs stay as they are, and the search finds it there."""
-    monkeypatch.setattr(database, "truncate_logs", lambda *_, **__: True)
+    monkeypatch.setattr(wal, "truncate_wal", lambda *_, **__: True)
     store.commit_all(erase())
     finish(store)
     assert "ledger.db-wal" in found_in(folder)
@@ -361,7 +361,7 @@ def crash_images(store: Store, folder: Path, into: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(erasure, "ROWS_A_STEP", 25)
     monkeypatch.setattr(erasure_list, "add", around(erasure_list.add))
     monkeypatch.setattr(erasure.Eraser, "step", around(erasure.Eraser.step))
-    monkeypatch.setattr(database, "checkpoint", around(database.checkpoint))
+    monkeypatch.setattr(wal, "checkpoint", around(wal.checkpoint))
     store.commit_all(erase())
     finish(store)
     look()
@@ -433,8 +433,8 @@ def test_the_list_is_its_owners_alone(store: Store, folder: Path) -> None:
 
 def test_a_reader_in_the_way_leaves_it_pending(store: Store, folder: Path) -> None:
     """Its snapshot needs the log; once it is gone, the rest is done."""
-    with closing(database.open_ledger_reader(store.location, store.settings)) as reader:
-        with database.snapshot(reader):
+    with closing(ledger_file.open_ledger_reader(store.location, store.settings)) as reader:
+        with transactions.snapshot(reader):
             event_store.head(reader)
             store.commit_all(erase())
             assert not erasure.finish(store.committer, wait_ms=1)
@@ -481,7 +481,7 @@ def test_the_triggers_still_refuse_any_other_change(store: Store) -> None:
     ):
         where = event_store.find_stream(store.ledger, "default", "o-s")
         changed = statement.replace("position = 2", f"stream = {where}")
-        with pytest.raises(database.SQLError):
+        with pytest.raises(sql_errors.SQLError):
             store.ledger.execute(changed)
 
 

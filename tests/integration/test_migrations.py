@@ -12,13 +12,13 @@ from chatledger.errors import IdempotencyMismatch, NotFound
 from chatledger.ledger import event_store, idempotency_store, tree_store
 from chatledger.ledger.idempotency_store import IdempotencyKey
 from chatledger.proofs.verification import verify_ledger
-from chatledger.storage import database
+from chatledger.storage import ledger_file, sql_errors
 from support.canary import CANARY, found_beside_views
 from support.old_ledgers import erase_as_before, migrations, older_ledger, remember_as_before
 from support.store import Store, append, create, delete, message, submit
 from support.tables import dump, dump_rebuilt
 
-OLD = range(1, database.newest_schema())
+OLD = range(1, ledger_file.newest_schema())
 
 
 @pytest.mark.parametrize("schema", OLD)
@@ -30,7 +30,7 @@ def test_an_older_ledger_is_brought_up_to_date(tmp_path: Path, schema: int) -> N
         root = tree_store.read(store.ledger).root()
     older_ledger(tmp_path / "today.db", tmp_path / "old.db", schema)
     with Store(tmp_path / "old.db") as store:
-        assert store.ledger.pragma("user_version") == database.newest_schema()
+        assert store.ledger.pragma("user_version") == ledger_file.newest_schema()
         assert store.ledger.execute("SELECT * FROM events ORDER BY position").fetchall() == rows
         assert verify_ledger(store.ledger).root() == root
         store.commit_all(append("s", message("later")))
@@ -40,7 +40,7 @@ def test_an_older_ledger_is_brought_up_to_date(tmp_path: Path, schema: int) -> N
 
 def test_schema_numbers_have_no_gap() -> None:
     """1, 2, 3 …: a ledger knows by one number which of them it has seen."""
-    assert [number for number, _ in migrations()] == list(range(1, database.newest_schema() + 1))
+    assert [number for number, _ in migrations()] == list(range(1, ledger_file.newest_schema() + 1))
 
 
 def old_with_keys(tmp_path: Path) -> Path:
@@ -95,7 +95,7 @@ def test_rows_that_were_erased_before_are_read_verified_and_exported(tmp_path: P
         assert verify_ledger(store.ledger).size == 8
         records = list(event_store.read_stream(store.ledger, 3))
         assert [record.payload for record in records] == [None, None, b'{"reason":"r"}']
-        with pytest.raises(database.SQLError):
+        with pytest.raises(sql_errors.SQLError):
             store.ledger.execute("UPDATE events SET payload = x'', salt = zeroblob(16) WHERE stream = 3")
 
 

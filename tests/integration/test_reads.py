@@ -16,7 +16,7 @@ from chatledger.domain.access import USER_SCOPES, Caller
 from chatledger.errors import NotFound
 from chatledger.reading import readers
 from chatledger.reading.readers import Readers
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from support.store import Store, append, create, message, remove, run
 
 TIME = "2024-01-01T00:00:00.000000Z"

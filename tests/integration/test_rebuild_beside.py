@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from chatledger.errors import Overloaded, RebuildRunning
 from chatledger.reading.readers import Reader
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger.views import apply_triggers
 from chatledger.views import builder as builder_module
 from chatledger.views import rebuilder as rebuilder_module

@@ -24,7 +24,7 @@ from chatledger.domain.events import (
 from chatledger.domain.session import evolve
 from chatledger.domain.timestamps import parse_us
 from chatledger.errors import LedgerDamaged, SessionExists, SettingsError
-from chatledger.storage.database import SQLError
+from chatledger.storage.sql_errors import SQLError
 from chatledger.views import apply_triggers
 from chatledger.writing.command_group import Committed, Submission
 from chatledger_projections import sessions, tenant_events

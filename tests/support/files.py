@@ -1,4 +1,4 @@
-"""What lies in a folder, byte by byte: only while this process has no connection (see `database.py`)."""
+"""What lies in a folder, byte by byte: only while this process has no connection (see `storage/connection.py`)."""
 
 from pathlib import Path
 

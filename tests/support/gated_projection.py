@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chatledger.domain.events import Event
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger_projections.projection import Projection
 
 GATE = "TEST_GATE"

@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 
 from chatledger.ledger.merkle import commitment
-from chatledger.storage import database
+from chatledger.storage import ledger_file
 
 PAGE_BYTES = 4096
 """Of the first version's files."""
@@ -29,7 +29,7 @@ def older_ledger(newest: Path, path: Path, schema: int) -> None:
             if number <= schema:
                 with db:
                     db.execute(sql)
-        db.pragma("application_id", database.LEDGER_APPLICATION_ID)
+        db.pragma("application_id", ledger_file.LEDGER_APPLICATION_ID)
         db.pragma("user_version", schema)
         db.execute("ATTACH ? AS newest", (str(newest),))
         for table in ("tree", "erasures"):  # what the schema or a trigger has put there

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 
 
 def scans(connection: Connection, sql: str) -> list[str]:

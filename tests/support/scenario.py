@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Self
 
 from chatledger.domain.events import Event, EventData, encode_payload, type_of
-from chatledger.storage import database
+from chatledger.storage import transactions
+from chatledger.storage.connection import open_memory
 from chatledger.views import apply_triggers
 from chatledger.views.builder import apply_in_python
 from chatledger_projections import messages, sessions, tenant_events
@@ -57,7 +58,7 @@ class Scenario:
     """Projections that have seen some events."""
 
     def __init__(self, projections: Sequence[Projection] = BUILT_IN) -> None:
-        self.db = database.open_memory()
+        self.db = open_memory()
         self._projections = projections
         self.db.execute(_LEDGER)
         self.db.execute("CREATE TABLE views (position INTEGER, target INTEGER, leaf BLOB)")
@@ -68,7 +69,7 @@ class Scenario:
 
     def when(self, events: Sequence[Event]) -> Self:
         """Apply *events* as one batch."""
-        with database.immediate(self.db):
+        with transactions.immediate(self.db):
             for event in events:
                 self.db.execute(
                     "INSERT OR IGNORE INTO streams VALUES (?, ?, ?)", (event.stream, event.tenant_id, event.session_id)

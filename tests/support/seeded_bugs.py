@@ -24,7 +24,7 @@ from chatledger.reading import readers
 from chatledger.reading.api_key_cache import SharedKeys
 from chatledger.reading.readers import LiveViews
 from chatledger.serving import worker
-from chatledger.storage import database
+from chatledger.storage import sql_errors, transactions, wal
 from chatledger.threads import RestartingThread
 from chatledger.transfer import importer
 from chatledger.views.rebuilder import Rebuilder
@@ -50,12 +50,12 @@ def answer_before_commit() -> None:
         if self.ledger.in_transaction:
             self.ledger.execute("COMMIT")
         self.ledger.execute("BEGIN IMMEDIATE")
-        kept = database.immediate, database.autocommit
-        database.immediate = database.autocommit = nothing
+        kept = transactions.immediate, transactions.autocommit
+        transactions.immediate = transactions.autocommit = nothing
         try:
             write(self, *arguments)
         finally:
-            database.immediate, database.autocommit = kept
+            transactions.immediate, transactions.autocommit = kept
 
     Committer._write = write_without_end  # type: ignore[method-assign]
 
@@ -94,7 +94,7 @@ def mixed_answers() -> None:
 
 def stale_reads() -> None:
     """A reader keeps its snapshot of the views for many reads: faster, and of the past."""
-    current, snapshot = LiveViews.current, database.snapshot
+    current, snapshot = LiveViews.current, transactions.snapshot
     counts: dict[LiveViews, int] = {}
 
     @contextmanager
@@ -106,12 +106,12 @@ def stale_reads() -> None:
             yield
 
     class Kept:
-        """The module `database`, with another idea of a snapshot."""
+        """The module `transactions`, with another idea of a snapshot."""
 
         snapshot = staticmethod(keep)
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(database, name)
+            return getattr(transactions, name)
 
     def current_stale(self: LiveViews) -> Any:
         connection = current(self)
@@ -122,7 +122,7 @@ def stale_reads() -> None:
             connection.execute("BEGIN")
         return connection
 
-    readers.database = Kept()  # type: ignore[assignment]
+    readers.transactions = Kept()  # type: ignore[assignment]
     LiveViews.current = current_stale  # type: ignore[method-assign]
 
 
@@ -184,7 +184,7 @@ def full_for_good() -> None:
             raise full[0]
         try:
             return commit(self, submissions)
-        except (StorageFull, database.CommitFailed):
+        except (StorageFull, sql_errors.CommitFailed):
             full.append(StorageFull())
             raise
 
@@ -273,7 +273,7 @@ def logs_never_cut() -> None:
     """Nobody copies the write-ahead logs back."""
 
     def count_only(_: Checkpointer, db: Any) -> None:
-        database.checkpoint_by_hand(db)
+        wal.disable_autocheckpoint(db)
 
     Checkpointer.after_group = count_only  # type: ignore[method-assign]
 

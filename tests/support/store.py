@@ -29,7 +29,7 @@ from chatledger.ledger.idempotency_store import IdempotencyKey
 from chatledger.proofs.signed_heads import make_first_key
 from chatledger.reading.readers import NotShort
 from chatledger.settings import Settings
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger.storage.paths import Location, exclusive
 from chatledger.views.live_views import Views
 from chatledger.writing import erasure

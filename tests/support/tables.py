@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
 
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger.storage.paths import Location
 from chatledger.views.builder import Builder
 from chatledger.views.live_views import BUILT_IN

@@ -13,7 +13,7 @@ from pymerkle import InmemoryTree
 from chatledger.errors import LedgerDamaged
 from chatledger.ledger import merkle, tree_store
 from chatledger.ledger.merkle import Frontier
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from support.independent_verifier import (
     Wrong,
     commitment_of,

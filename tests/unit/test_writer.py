@@ -18,13 +18,14 @@ from chatledger.errors import (
     NotFound,
     OutcomeUnknown,
     Overloaded,
+    RefusedToStart,
     SessionExists,
     StorageFull,
 )
 from chatledger.ledger.idempotency_store import IdempotencyKey
 from chatledger.observability.metrics import Histogram
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import ledger_file, sql_errors, transactions
+from chatledger.storage.connection import Connection
 from chatledger.views.builder import ProjectionFailed
 from chatledger.views.live_views import Views
 from chatledger.views.rebuilder import Rebuilder
@@ -111,7 +112,7 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, cause: Exception, *, committed: b
             return original(committer, submissions)
         if committed:
             _commit_unseen(committer, submissions, original)
-        raise database.CommitFailed from cause
+        raise sql_errors.CommitFailed from cause
 
     monkeypatch.setattr(Committer, "commit", commit)
 
@@ -123,12 +124,12 @@ def _commit_unseen(committer: Committer, submissions: Sequence[Submission], orig
     def immediate(connection: Connection) -> Iterator[None]:
         with unpatched(connection):
             yield
-        raise database.CommitFailed
+        raise sql_errors.CommitFailed
 
-    unpatched = database.immediate
+    unpatched = transactions.immediate
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(database, "immediate", immediate)
-        with pytest.raises(database.CommitFailed):
+        patch.setattr(transactions, "immediate", immediate)
+        with pytest.raises(sql_errors.CommitFailed):
             original(committer, submissions)
 
 
@@ -358,15 +359,15 @@ def test_a_ledger_that_cannot_be_opened_again_at_once_is_opened_later(
 ) -> None:
     """The storage was away for a moment: the service must not stay refusing until somebody restarts it."""
     fail_once(monkeypatch, apsw.IOError("sync"))
-    original = database.open_ledger
+    original = ledger_file.open_ledger
     refusals = iter([True])
 
     def open_ledger(*arguments: object) -> Connection:
         if next(refusals, False):
-            raise database.RefusedToStart("the storage is away")
+            raise RefusedToStart("the storage is away")
         return original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(database, "open_ledger", open_ledger)
+    monkeypatch.setattr(ledger_file, "open_ledger", open_ledger)
 
     async def main() -> None:
         async with running(store) as writer:
@@ -385,7 +386,7 @@ def test_a_ledger_that_cannot_be_opened_again_at_once_is_opened_later(
 
 
 @pytest.mark.parametrize(
-    "failure", [database.CommitFailed(), ProjectionFailed("roles", "ValueError"), apsw.FullError("views")]
+    "failure", [sql_errors.CommitFailed(), ProjectionFailed("roles", "ValueError"), apsw.FullError("views")]
 )
 def test_views_that_cannot_be_opened_again_at_once_are_opened_later(
     store: Store, monkeypatch: pytest.MonkeyPatch, failure: Exception

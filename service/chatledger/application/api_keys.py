@@ -16,7 +16,7 @@ from chatledger.ledger import api_key_store, event_store
 from chatledger.ledger.idempotency_store import IdempotencyKey
 from chatledger.reading.readers import Readers
 from chatledger.settings import Settings
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger.writing.command_group import Committed, Replayed, Submission
 from chatledger.writing.writer import Writer
 

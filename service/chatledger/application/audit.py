@@ -11,7 +11,7 @@ from chatledger.proofs import bundle
 from chatledger.proofs.signed_heads import Signer
 from chatledger.reading.readers import Readers
 from chatledger.settings import Settings
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger_projections import tenant_events
 
 

@@ -10,7 +10,7 @@ from chatledger.domain.commands import Command
 from chatledger.domain.session import SessionState
 from chatledger.errors import NotFound
 from chatledger.ledger.idempotency_store import IdempotencyKey
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger.writing.command_group import Submission
 from chatledger_projections import sessions
 from chatledger_projections.sessions import Named

@@ -22,7 +22,7 @@ from chatledger.ledger import event_store, idempotency_store
 from chatledger.ledger.idempotency_store import Answer, IdempotencyKey
 from chatledger.reading.readers import NotShort, Readers
 from chatledger.settings import Settings
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger.views import as_of
 from chatledger.writing import erasure
 from chatledger.writing.command_group import Committed

@@ -16,7 +16,7 @@ from chatledger.domain.timestamps import format_us
 from chatledger.errors import InvalidRequest, NotFound, TooLarge
 from chatledger.ledger import event_store
 from chatledger.settings import Settings
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 
 PIECE_MESSAGES = 1_000
 PIECE_BYTES = 4 * 1024 * 1024

@@ -17,7 +17,7 @@ from chatledger.errors import DomainError, NotFound, VersionConflict
 from chatledger.ledger import event_store
 from chatledger.reading.readers import Readers
 from chatledger.settings import Settings
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger.writing.command_group import Submission
 from chatledger.writing.writer import Writer
 

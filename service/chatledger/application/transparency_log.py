@@ -5,7 +5,7 @@ from chatledger.ledger import event_store, tree_store
 from chatledger.ledger.merkle import record_bytes
 from chatledger.proofs.signed_heads import Signer
 from chatledger.reading.readers import Readers
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 
 _ENTRY_LENGTH_BYTES = 2
 

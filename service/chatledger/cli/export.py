@@ -10,7 +10,7 @@ from chatledger.cli.options import Command, check_tenant, database_option, say_o
 from chatledger.cli.progress import Progress, late_progress
 from chatledger.errors import NotFound, RefusedToStart
 from chatledger.maintenance import local_ledger
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger.storage.files import OwnFiles, check_output
 from chatledger.storage.files import output as writing_to
 from chatledger.storage.paths import Location

@@ -36,7 +36,7 @@ from chatledger.maintenance import local_ledger
 from chatledger.observability import logs
 from chatledger.observability.log_sink import LogSink
 from chatledger.observability.logs import FORMS, LEVELS
-from chatledger.serving.process import calm_garbage_collector
+from chatledger.serving.process import set_up
 from chatledger.serving.signals import hold_signals
 from chatledger.settings import Settings, variable_of
 from chatledger.storage.paths import Location
@@ -202,8 +202,7 @@ def _shown(name: str, value: str | int | bool | None) -> str:  # noqa: FBT001
 def main() -> None:
     """Run the command; a refusal is one clear line and exit code 1."""
     streams.prepare()
-    calm_garbage_collector()
-    os.umask(0o077)  # what we write is other people's conversations
+    set_up()
     logs.set_up("warning")
     code = _run()
     try:

@@ -17,7 +17,7 @@ from chatledger.errors import RefusedToStart, UnsoundProof
 from chatledger.maintenance import local_ledger
 from chatledger.proofs.signed_heads import Verifier, has_key, key_path, verifier_beside
 from chatledger.settings import Settings, load_settings
-from chatledger.storage import database
+from chatledger.storage import ledger_file, sql_errors
 from chatledger.storage.paths import Location
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -75,8 +75,8 @@ def say_older_schema(settings: Settings) -> None:
     """Say on standard error that the ledger is of an older chatledger, where it is: it is read, and not migrated."""
     try:
         with local_ledger.reading_ledger(local_ledger.existing(settings), settings) as ledger_db:
-            schema, newest = database.schema_of(ledger_db), database.newest_schema()
-    except database.UnfinishedTransaction:
+            schema, newest = ledger_file.schema_of(ledger_db), ledger_file.newest_schema()
+    except sql_errors.UnfinishedTransaction:
         return  # whoever may write plays it back first
     if schema < newest:
         say(f"the ledger has schema {schema}, this chatledger {newest}: it is read as it is", err=True)
@@ -137,8 +137,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except OSError as error:
             os_errors.refuse(error, _ledger(ctx))
-        except database.SQLError as error:
-            database.refuse(error, _ledger(ctx))
+        except sql_errors.SQLError as error:
+            sql_errors.refuse(error, _ledger(ctx))
         except UnicodeError as error:
             raise RefusedToStart(f"A text is not in the encoding that it should have: {error}.") from error
 

@@ -19,8 +19,8 @@ from chatledger.proofs.head_file import SavedHead, read_head
 from chatledger.proofs.signed_heads import Head, Verifier, existing_signer, has_key, origin_of
 from chatledger.proofs.verification import lacking, verify_ledger
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import ledger_file
+from chatledger.storage.connection import Connection
 from chatledger.storage.files import OwnFiles, check_output, output
 from chatledger.storage.paths import Location
 
@@ -98,7 +98,7 @@ def _verify_ledger(
     say(f"{found.size} events verified; the tree's root is {found.root().hex()}")
     if earlier is not None:
         say(f"the ledger extends the head of {earlier.size} events")
-    schema, newest = database.schema_of(connection), database.newest_schema()
+    schema, newest = ledger_file.schema_of(connection), ledger_file.newest_schema()
     if schema < newest:
         missing = ", ".join(lacking(schema)) or "nothing that is verified"
         say(f"the ledger has schema {schema}, this chatledger {newest}: not there to be checked: {missing}")

@@ -10,7 +10,8 @@ import msgspec
 from chatledger.domain.api_keys import KeyRing
 from chatledger.domain.events import KEYS_SESSION, SYSTEM_TENANT
 from chatledger.ledger import event_store
-from chatledger.storage.database import Bulk, Connection
+from chatledger.storage.bulk import Bulk
+from chatledger.storage.connection import Connection
 
 _READ = "SELECT key_id, used_at FROM key_uses"
 _READ_SOME = f"{_READ} WHERE key_id IN (SELECT value FROM json_each(?))"

@@ -11,8 +11,9 @@ from chatledger.domain.events import SCHEMAS, SESSION_ERASED, Event, UnknownEven
 from chatledger.domain.events import is_erased as erased_payload
 from chatledger.errors import LedgerDamaged
 from chatledger.ledger.merkle import SALT_BYTES, LeafRecord, commitment, leaf_hash
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import sql_errors
+from chatledger.storage.bulk import Bulk
+from chatledger.storage.connection import Connection, has_table
 
 CHECKED_AT_START = 100
 """The newest events whose leaves are computed again on each start: enough to see a cut or foreign tail."""
@@ -24,7 +25,7 @@ _FIND_OWNERS = """SELECT s.tenant_id, s.session_id FROM json_each(?) AS wanted C
   ON s.tenant_id = wanted.value ->> 0 AND s.session_id = wanted.value ->> 1"""
 _STREAM_VERSION = "SELECT max(version) FROM events WHERE stream = ?"
 _LAST_STREAM = "SELECT max(key) FROM streams"
-_INSERT_STREAMS = database.Bulk("INSERT INTO streams", "(?, ?, ?)")
+_INSERT_STREAMS = Bulk("INSERT INTO streams", "(?, ?, ?)")
 
 _COLUMNS = """SELECT e.position, e.stream, s.tenant_id, s.session_id, e.version, e.type, e.recorded_at, e.actor,
   e.request_id, e.schema, e.payload, e.salt, e.leaf FROM events AS e JOIN streams AS s ON s.key = e.stream"""
@@ -117,8 +118,8 @@ def _reading() -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:  # of a text that is none any more
         raise LedgerDamaged("The ledger's file is damaged.") from error
-    except database.SQLError as error:
-        if database.is_damage(error):
+    except sql_errors.SQLError as error:
+        if sql_errors.is_damage(error):
             raise LedgerDamaged("The ledger's file is damaged.") from error
         raise
 
@@ -263,7 +264,7 @@ def may_be_erased(connection: Connection, stream: int, position: int) -> bool:
     if connection.execute(_LAST_TYPE, (stream,)).get == SESSION_ERASED:
         return True
     # Before schema 5 only whole sessions could be erased.
-    return database.has_table(connection, "erasable") and bool(connection.execute(_IS_ERASABLE, (position,)).get)
+    return has_table(connection, "erasable") and bool(connection.execute(_IS_ERASABLE, (position,)).get)
 
 
 @_reading()

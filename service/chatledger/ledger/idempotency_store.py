@@ -9,7 +9,8 @@ import msgspec
 from chatledger.domain.fingerprints import ERASED, fingerprint, salted
 from chatledger.domain.timestamps import now_us
 from chatledger.errors import IdempotencyMismatch, NotFound
-from chatledger.storage.database import Bulk, Connection
+from chatledger.storage.bulk import Bulk
+from chatledger.storage.connection import Connection
 
 __all__ = ["Answer", "IdempotencyKey", "KeyClock", "find", "fingerprint", "prune", "remember"]
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from chatledger.errors import LedgerDamaged
 from chatledger.ledger.merkle import HASH_BYTES, TILE_HEIGHT, Frontier, TileHash, fold, node_hash, range_root
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import transactions
+from chatledger.storage.connection import Connection
 
 TILE_HASHES = 1 << TILE_HEIGHT
 _BATCH_LEAVES = 10_000
@@ -57,7 +57,7 @@ def open_tree(connection: Connection, size: int) -> Frontier:
 def rebuild(connection: Connection) -> Frontier:
     """Build the tree and its tiles anew from the leaves, in one transaction."""
     frontier = Frontier()
-    with database.immediate(connection):
+    with transactions.immediate(connection):
         connection.execute(_CLEAR)
         while leaves := _leaves(connection, frontier.size, frontier.size + _BATCH_LEAVES):
             extend_tiles(connection, frontier.append(leaves))

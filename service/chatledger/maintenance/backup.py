@@ -11,8 +11,8 @@ from chatledger.ledger.merkle import Frontier
 from chatledger.maintenance import local_ledger
 from chatledger.proofs.verification import verify_ledger
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import ledger_file, sql_errors, transactions
+from chatledger.storage.connection import Connection
 from chatledger.storage.files import OwnFiles
 from chatledger.storage.paths import Location, check_name, put_in_place, unfinished
 
@@ -59,10 +59,10 @@ def backup(
             put_in_place(name, final)
     except OSError as error:
         os_errors.refuse_about(str(destination), error)
-    except database.SQLError as error:
-        if database.is_damage(error):
+    except sql_errors.SQLError as error:
+        if sql_errors.is_damage(error):
             raise LedgerDamaged("The ledger's file is damaged.") from error
-        database.refuse(error, str(destination))
+        sql_errors.refuse(error, str(destination))
     return found
 
 
@@ -77,15 +77,15 @@ def copy(
     too, but shows no progress, and writes indexes and free pages anew: it would hide the damage that `verified` is to
     find in them.
     """
-    with closing(database.open_copy(name, settings)) as target, database.snapshot(source):
+    with closing(ledger_file.open_copy(name, settings)) as target, transactions.snapshot(source):
         event_store.head(source)  # a transaction sees its state only from its first read on
         with target.backup("main", source, "main") as copying:
             while not copying.done:
                 copying.step(pages_a_step)
                 on_copied(copying.page_count - copying.remaining, copying.page_count)
-    with closing(database.open_unfinished(name, settings)) as target:
+    with closing(ledger_file.open_unfinished(name, settings)) as target:
         tree_store.open_tree(target, event_store.head(target).position)
-        database.close_as_one_file(target)
+        ledger_file.close_as_one_file(target)
 
 
 def verified(name: str, settings: Settings, on_verified: Progress) -> Frontier:
@@ -94,5 +94,5 @@ def verified(name: str, settings: Settings, on_verified: Progress) -> Frontier:
     Raises:
         LedgerDamaged: it is not as it must be.
     """
-    with closing(database.open_ledger_reader(Location(name, memory=False), settings)) as connection:
+    with closing(ledger_file.open_ledger_reader(Location(name, memory=False), settings)) as connection:
         return verify_ledger(connection, progress=on_verified)

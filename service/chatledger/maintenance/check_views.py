@@ -9,8 +9,8 @@ from chatledger.errors import RefusedToStart
 from chatledger.ledger import event_store
 from chatledger.maintenance import local_ledger
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import sql_errors, transactions
+from chatledger.storage.connection import Connection
 from chatledger.views import compare
 from chatledger.views.builder import Progress, versions_of
 from chatledger.views.compare import Difference
@@ -57,7 +57,7 @@ def check(settings: Settings, *, on_difference: Callable[[Difference], None], pr
             _, live = open_live(location, settings)
         except ViewsUnreadable as error:
             raise ViewsNotChecked(str(error)) from error
-        with closing(live), database.snapshot(live):
+        with closing(live), transactions.snapshot(live):
             note = _comparable(live, ledger_db, projections)
             rebuilding = built_aside(location, settings, projections, ledger_db, note.position, progress)
             with rebuilding as rebuilt, _damage_named():
@@ -88,7 +88,7 @@ def _damage_named() -> Iterator[None]:
     """Say of a damaged page that it is the views': what reads the ledger says so itself."""
     try:
         yield
-    except (database.SQLError, UnicodeDecodeError) as error:
-        if isinstance(error, database.SQLError) and not database.is_damage(error):
+    except (sql_errors.SQLError, UnicodeDecodeError) as error:
+        if isinstance(error, sql_errors.SQLError) and not sql_errors.is_damage(error):
             raise
         raise RefusedToStart("The views are damaged; the next start builds them anew.") from error

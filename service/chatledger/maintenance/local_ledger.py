@@ -13,8 +13,8 @@ from chatledger.ledger import event_store
 from chatledger.ledger.api_key_store import read_keys
 from chatledger.proofs.signed_heads import make_first_key
 from chatledger.settings import Settings
-from chatledger.storage import database, file_access
-from chatledger.storage.database import Connection
+from chatledger.storage import file_access, ledger_file, sql_errors, transactions
+from chatledger.storage.connection import Connection
 from chatledger.storage.paths import Address, Location, is_file, is_held, noted_address
 from chatledger.views.builder import Progress
 from chatledger.views.detached_views import ViewsUnreadable, note_of, open_live, views_to_read
@@ -57,8 +57,8 @@ def reading_ledger(location: Location, settings: Settings) -> Iterator[Connectio
         LedgerDamaged: it is no SQLite database, or a damaged one.
     """
     with file_access.unchanged(location.ledger):
-        with database.storage_failures_named(location.ledger):
-            connection = database.open_ledger_reader(location, settings)
+        with sql_errors.storage_failures_named(location.ledger):
+            connection = ledger_file.open_ledger_reader(location, settings)
         with closing(connection):
             yield connection
 
@@ -75,7 +75,7 @@ def reading(settings: Settings, *, views_progress: Progress | None = None) -> It
     with (
         reading_ledger(location, settings) as ledger_db,
         views_to_read(location, settings, ledger_db, may_lag=in_use, progress=views_progress) as views_db,
-        database.snapshot(views_db),
+        transactions.snapshot(views_db),
     ):
         yield views_db, ledger_db
 
@@ -95,9 +95,9 @@ def _bring_up_to_date(location: Location, settings: Settings) -> bool:
         return bool(is_held(location))
     try:
         with reading_ledger(location, settings) as ledger_db:
-            if database.schema_of(ledger_db) < database.newest_schema():
+            if ledger_file.schema_of(ledger_db) < ledger_file.newest_schema():
                 return bool(is_held(location))
-    except database.UnfinishedTransaction:
+    except sql_errors.UnfinishedTransaction:
         pass  # opening it for writing plays it back
     try:
         with writing(settings):
@@ -161,7 +161,7 @@ def status_of(settings: Settings) -> Status:
     location = existing(settings)
     with reading_ledger(location, settings) as ledger_db:
         ledger_id, head = event_store.identity(ledger_db), event_store.head(ledger_db).position
-        schema, keys = database.schema_of(ledger_db), read_keys(ledger_db).keys.values()
+        schema, keys = ledger_file.schema_of(ledger_db), read_keys(ledger_db).keys.values()
     in_use = is_held(location)
     server = noted_address(location) if in_use else None
     views = _views_status(location, settings, ledger_id)
@@ -190,7 +190,7 @@ def _views_status(location: Location, settings: Settings, ledger_id: str) -> _Vi
         name, db = open_live(location, settings)
     except ViewsUnreadable as error:
         return _ViewsStatus(problem=str(error))
-    with closing(db), database.snapshot(db):
+    with closing(db), transactions.snapshot(db):
         note = note_of(db)
         if note is None:
             return _ViewsStatus(name, problem="damaged")
@@ -199,7 +199,7 @@ def _views_status(location: Location, settings: Settings, ledger_id: str) -> _Vi
         try:
             sessions = int(db.execute("SELECT count(*) FROM live_sessions").get)
             messages = int(db.execute("SELECT coalesce(sum(message_count), 0) FROM live_sessions").get)
-        except database.SQLError:
+        except sql_errors.SQLError:
             return _ViewsStatus(name, note.position, problem="damaged")
     return _ViewsStatus(name, note.position, sessions, messages)
 

@@ -24,8 +24,8 @@ from chatledger.ledger.merkle import Frontier
 from chatledger.maintenance import backup, local_ledger
 from chatledger.proofs.signed_heads import missing_key
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import ledger_file, sql_errors, transactions
+from chatledger.storage.connection import Connection, check_sqlite
 from chatledger.storage.files import OwnFiles
 from chatledger.storage.paths import (
     UNFINISHED,
@@ -112,7 +112,7 @@ def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int 
     if settings.in_memory:
         raise RefusedToStart("A ledger in memory cannot be reached from another process.")
     location = Location.of(settings)
-    database.check_sqlite()
+    check_sqlite()
     check_filesystem(location, settings)
     _look(location, settings, source, to_position)
     try:
@@ -121,10 +121,10 @@ def restore(settings: Settings, source: Path, steps: Steps, *, to_position: int 
             found, ledger_id = _restore(location, settings, source, steps, to_position)
     except OSError as error:
         os_errors.refuse(error, location.ledger)
-    except database.SQLError as error:
-        if database.is_damage(error):
+    except sql_errors.SQLError as error:
+        if sql_errors.is_damage(error):
             raise LedgerDamaged(f"{source.name} is not an SQLite database, or is damaged.") from error
-        database.refuse(error, location.ledger)
+        sql_errors.refuse(error, location.ledger)
     try:
         with local_ledger.writing(settings, views_progress=steps.viewed):
             pass
@@ -145,7 +145,7 @@ def _look(location: Location, settings: Settings, source: Path, to_position: int
     if not is_file(str(source)):
         raise RefusedToStart(f"There is no backup at {source}.")
     with (
-        database.storage_failures_named(str(source)),
+        sql_errors.storage_failures_named(str(source)),
         local_ledger.reading_ledger(Location(str(source), memory=False), settings) as connection,
     ):
         _check_position(connection, to_position)
@@ -197,13 +197,13 @@ def _restore(
 @contextmanager
 def _up_to_date(source: Connection, name: str, settings: Settings) -> Iterator[Connection]:
     """*source*, or a copy of it that has our schema, where it has an older one."""
-    if source.pragma("user_version") == database.newest_schema():
+    if source.pragma("user_version") == ledger_file.newest_schema():
         yield source
         return
     copy = name + MIGRATED
     try:
         backup.copy(source, copy, settings, lambda _done, _total: None)
-        with closing(database.open_ledger_reader(Location(copy, memory=False), settings)) as migrated:
+        with closing(ledger_file.open_ledger_reader(Location(copy, memory=False), settings)) as migrated:
             yield migrated
     finally:
         remove(copy)
@@ -240,8 +240,8 @@ def _erase_listed(name: str, listed: Path, settings: Settings) -> None:
     with hold(Location(name, memory=False), settings) as committer:
         committer.views.open(committer.ledger)
         erasure.reapply(committer, listed)
-    with closing(database.open_unfinished(name, settings)) as connection:
-        database.close_as_one_file(connection)
+    with closing(ledger_file.open_unfinished(name, settings)) as connection:
+        ledger_file.close_as_one_file(connection)
 
 
 def _copy_to(source: Connection, name: str, settings: Settings, position: int, on_copied: Progress) -> None:
@@ -251,16 +251,16 @@ def _copy_to(source: Connection, name: str, settings: Settings, position: int, o
     """
     _check_position(source, position)
     identity = source.execute(_IDENTITY).fetchone()
-    with closing(database.open_unfinished(name, settings, identity=identity)) as target:
-        database.attach_source(target, source)
-        with database.immediate(target):
+    with closing(ledger_file.open_unfinished(name, settings, identity=identity)) as target:
+        ledger_file.attach_source(target, source)
+        with transactions.immediate(target):
             target.execute(_STREAMS, (position,))
         for start in range(0, position, _BATCH_EVENTS):
             end = min(start + _BATCH_EVENTS, position)
-            with database.immediate(target):
+            with transactions.immediate(target):
                 target.execute(_EVENTS, (start, end))
             on_copied(end, position)
-        with database.immediate(target):
+        with transactions.immediate(target):
             target.execute(_ANSWERS)
             target.execute(_NO_ERASURES)
             target.execute(_COMMITMENTS, (position,))
@@ -270,7 +270,7 @@ def _copy_to(source: Connection, name: str, settings: Settings, position: int, o
             _erase_again(target, position)
         target.execute("DETACH source")
         tree_store.rebuild(target)
-        database.close_as_one_file(target)
+        ledger_file.close_as_one_file(target)
 
 
 def _erase_again(target: Connection, position: int) -> None:

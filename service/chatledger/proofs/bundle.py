@@ -22,7 +22,7 @@ from chatledger.ledger.merkle import (
     root_of_inclusion,
 )
 from chatledger.proofs.signed_heads import Head, Signer, Verifier
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 
 FORMAT: Final = "chatledger-bundle-v1"
 

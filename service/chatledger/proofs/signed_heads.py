@@ -19,7 +19,7 @@ from chatledger.errors import RefusedToStart, UnsoundProof
 from chatledger.ledger import event_store
 from chatledger.ledger.merkle import HASH_BYTES
 from chatledger.settings import Settings
-from chatledger.storage import database
+from chatledger.storage import ledger_file, sql_errors
 from chatledger.storage.files import replacing
 from chatledger.storage.paths import Location, check_name
 
@@ -182,13 +182,13 @@ def check_start(location: Location, settings: Settings, *, new_key: bool) -> Non
     Raises:
         RefusedToStart: as `signer_of`.
     """
-    ledger_file = Path(location.ledger)
-    with database.storage_failures_named(location.ledger):
-        if location.memory or not ledger_file.exists() or not ledger_file.stat().st_size:
+    path_of_ledger = Path(location.ledger)
+    with sql_errors.storage_failures_named(location.ledger):
+        if location.memory or not path_of_ledger.exists() or not path_of_ledger.stat().st_size:
             return
         try:
-            connection = database.open_ledger_reader(location, settings)
-        except database.UnfinishedTransaction:
+            connection = ledger_file.open_ledger_reader(location, settings)
+        except sql_errors.UnfinishedTransaction:
             return  # only a writer can open it; `signer_of` refuses then
         with closing(connection):
             name, events = origin_of(event_store.identity(connection)), event_store.head(connection).position
@@ -289,9 +289,9 @@ def check_no_other_key(location: Location, settings: Settings) -> None:
     """
     if location.memory:
         return
-    ledger_file, path = Path(location.ledger), key_path(location, settings)
+    path_of_ledger, path = Path(location.ledger), key_path(location, settings)
     try:
-        if (ledger_file.exists() and ledger_file.stat().st_size) or not path.exists():
+        if (path_of_ledger.exists() and path_of_ledger.stat().st_size) or not path.exists():
             return
     except OSError:
         return  # whoever opens them next says what is wrong

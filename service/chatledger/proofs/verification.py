@@ -21,8 +21,8 @@ from chatledger.ledger.merkle import (
     record_bytes,
 )
 from chatledger.proofs.signed_heads import Head
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import ledger_file, sql_errors, transactions
+from chatledger.storage.connection import Connection
 
 BATCH_EVENTS = 5_000
 
@@ -51,7 +51,7 @@ class Verification:
     def __init__(self, connection: Connection) -> None:
         self.frontier = Frontier()
         self._connection = connection
-        self._lacking = lacking(database.schema_of(connection))
+        self._lacking = lacking(ledger_file.schema_of(connection))
         self._versions: dict[int, int] = {}
         self._ended: set[int] = set()
         self._tiles: list[TileHash] = []
@@ -93,7 +93,7 @@ class Verification:
             if self._connection.execute(_IDENTITY).get != 1:
                 raise LedgerDamaged("The ledger has lost its identity.")
             return int(self._connection.execute("SELECT coalesce(max(position), 0) FROM events").get)
-        except database.SQLError as error:
+        except sql_errors.SQLError as error:
             raise LedgerDamaged("The ledger's file is damaged.") from error
 
     def _batches(self) -> Iterator[list[tuple[Any, ...]]]:
@@ -102,7 +102,7 @@ class Verification:
                 rows: list[tuple[Any, ...]] = self._connection.execute(
                     _ROWS, (self.frontier.size, BATCH_EVENTS)
                 ).fetchall()
-            except (database.SQLError, UnicodeDecodeError) as error:
+            except (sql_errors.SQLError, UnicodeDecodeError) as error:
                 raise LedgerDamaged(f"The ledger's file is damaged behind position {self.frontier.size}.") from error
             if not rows:
                 return
@@ -231,7 +231,7 @@ def verify_ledger(connection: Connection, *, earlier: Head | None = None, progre
         LedgerDamaged: it is not as it must be, or does not extend *earlier*.
     """
     try:
-        with database.snapshot(connection):
+        with transactions.snapshot(connection):
             return Verification(connection).run(earlier=earlier, progress=progress)
-    except (database.SQLError, UnicodeDecodeError) as error:
+    except (sql_errors.SQLError, UnicodeDecodeError) as error:
         raise LedgerDamaged("The ledger's file is damaged.") from error

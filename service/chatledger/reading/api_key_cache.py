@@ -6,7 +6,7 @@ from chatledger.domain.api_keys import KeyRing
 from chatledger.errors import Overloaded
 from chatledger.ledger.api_key_store import read_keys
 from chatledger.settings import Settings
-from chatledger.storage import database
+from chatledger.storage import ledger_file, sql_errors
 from chatledger.storage.paths import Location
 from chatledger.workers.shared_state import Board
 
@@ -18,7 +18,7 @@ class SharedKeys:
 
     def __init__(self, location: Location, settings: Settings, board: Board) -> None:
         self._board = board
-        self._connection = database.open_ledger_reader(location, settings)
+        self._connection = ledger_file.open_ledger_reader(location, settings)
         self._counted = -1
         self._ring = KeyRing()
 
@@ -32,7 +32,7 @@ class SharedKeys:
         if counted != self._counted:
             try:
                 self._ring = read_keys(self._connection)
-            except database.SQLError as error:
+            except sql_errors.SQLError as error:
                 log.exception("keys cannot be read")
                 raise Overloaded("The keys cannot be read.") from error
             self._counted = counted

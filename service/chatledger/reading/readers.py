@@ -16,8 +16,8 @@ import structlog
 
 from chatledger.errors import Overloaded, RefusedToStart
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import sql_errors, transactions
+from chatledger.storage.connection import PROGRESS_STEPS, Connection, limit_rows, open_reader
 from chatledger.storage.paths import Location
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class LiveViews:
             generation = self._source.generation
             self.close()
             try:
-                opened = database.open_reader(self._location.views(generation), self._location, self._settings)
+                opened = open_reader(self._location.views(generation), self._location, self._settings)
             except RefusedToStart as error:
                 if generation == self._source.generation:
                     raise Overloaded("The views cannot be opened.") from error
@@ -100,7 +100,7 @@ class Reader:
     def __init__(self, location: Location, settings: Settings, views: Live) -> None:
         self._timeout_s = settings.read_timeout_ms / 1000
         self._until = 0.0
-        self._ledger: Connection = database.open_reader(location.ledger, location, settings)
+        self._ledger: Connection = open_reader(location.ledger, location, settings)
         self._limit(self._ledger)
         self._views = LiveViews(location, settings, views, self._limit)
 
@@ -108,11 +108,11 @@ class Reader:
         """Call *query* with the views, in one snapshot, and the ledger."""
         self._until = time.monotonic() + self._timeout_s
         views = self._views.current()
-        with database.snapshot(self._ledger), database.snapshot(views):
+        with transactions.snapshot(self._ledger), transactions.snapshot(views):
             return query(views, self._ledger)
 
     def _limit(self, connection: Connection) -> None:
-        connection.set_progress_handler(lambda: time.monotonic() > self._until, database.PROGRESS_STEPS)
+        connection.set_progress_handler(lambda: time.monotonic() > self._until, PROGRESS_STEPS)
 
     @property
     def is_clean(self) -> bool:
@@ -157,7 +157,7 @@ class ShortReader:
         self._looks = 0
         try:
             return query(self._views.current())
-        except (database.SQLError, NotShort, Overloaded):
+        except (sql_errors.SQLError, NotShort, Overloaded):
             return None  # whatever it is: the same read in a thread waits, ends, or fails by the book
         finally:
             self._disk_keeps_it()
@@ -179,7 +179,7 @@ class ShortReader:
 
     def _limit(self, connection: Connection) -> None:
         connection.set_progress_handler(self._look, SHORT_STEPS)
-        database.limit_rows(connection, SHORT_BYTES_MAX)
+        limit_rows(connection, SHORT_BYTES_MAX)
 
     def close(self) -> None:
         """Close the connection."""
@@ -269,12 +269,12 @@ class Readers:
             raise RuntimeError("a query has ended with StopIteration") from error
         except RefusedToStart as error:
             raise Overloaded("The ledger cannot be opened.", retry_after_s=5) from error
-        except database.SQLError as error:
-            if database.is_damage(error):
+        except sql_errors.SQLError as error:
+            if sql_errors.is_damage(error):
                 self._on_damage()
                 log.exception("views damaged")
                 raise Overloaded("The views are damaged and are being built anew.", retry_after_s=5) from error
-            refusal = database.to_domain_error(error)
+            refusal = sql_errors.to_domain_error(error)
             if refusal is None:
                 raise
             raise refusal from error

@@ -27,7 +27,7 @@ from chatledger.serving.listener import (
     until_stopped,
     wait_until_listening,
 )
-from chatledger.serving.process import calm_garbage_collector
+from chatledger.serving.process import tune_gc
 from chatledger.serving.signals import note_signals
 from chatledger.serving.supervisor import supervise
 from chatledger.serving.tls import own_certificate
@@ -74,7 +74,7 @@ async def _serve(settings: Settings, announce: Announce, *, new_signing_key: boo
             announce_at(Location.of(settings), noted, lambda url: announce(url, events))
 
         with metrics_port(settings, address, services.registry):
-            calm_garbage_collector()
+            tune_gc()
             server = server_of(app, settings, address, port)
             stop_with(services.writer, server)
             listening = wait_until_listening(address, port)

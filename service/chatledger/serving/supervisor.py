@@ -39,7 +39,7 @@ from chatledger.serving.listener import (
 from chatledger.serving.signals import note_signals
 from chatledger.serving.tls import check_files, own_certificate
 from chatledger.settings import Settings
-from chatledger.storage import database
+from chatledger.storage import ledger_file, sql_errors
 from chatledger.storage.paths import Address, Location, exclusive
 from chatledger.workers.protocol import Ask, Channel, Orders, Ready, Refused, Report, Scrape, Scraped, Stop
 from chatledger.workers.shared_state import Board
@@ -90,8 +90,8 @@ def _prepared(
 ) -> Iterator[tuple[Board, int]]:
     """Hold the ledger, with all done that is done once: a board for the workers, and the lock's descriptor."""
     with contextlib.ExitStack() as stack:
-        with database.storage_failures_named(location.ledger):
-            database.look(location, settings)
+        with sql_errors.storage_failures_named(location.ledger):
+            ledger_file.look(location, settings)
             check_start(location, settings, new_key=new_signing_key)
             location.make_folder()
             lock = stack.enter_context(exclusive(location))

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
@@ -25,7 +24,7 @@ from chatledger.serving.listener import (
     until_stopped,
     wait_until_listening_here,
 )
-from chatledger.serving.process import calm_garbage_collector
+from chatledger.serving.process import set_up, tune_gc
 from chatledger.serving.signals import hold_signals, note_signals
 from chatledger.workers.protocol import Ask, Channel, Orders, Ready, Refused, Report, Scrape, Scraped, Stop
 from chatledger.workers.shared_state import Board
@@ -42,8 +41,7 @@ def main() -> None:
     """Work for the supervisor at the other end of the socket that the command line names."""
     streams.prepare()
     hold_signals()
-    calm_garbage_collector()
-    os.umask(0o077)
+    set_up()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor says what is to be done
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sys.exit(runner.run(_work(socket.socket(fileno=int(sys.argv[1])))))
@@ -86,7 +84,7 @@ class _Worker:
             server = server_of(app, settings, orders.address, orders.port)
             stop_with(services.writer, server)
             obeying = asyncio.ensure_future(self._obey(app, server))
-            calm_garbage_collector()
+            tune_gc()
             await until_stopped(
                 server,
                 grace_ms=lambda: self._grace_ms,

@@ -13,7 +13,7 @@ from msgspec import Raw
 from chatledger.domain.ids import ID_RULE, is_id
 from chatledger.domain.timestamps import format_us, to_us
 from chatledger.settings import Settings
-from chatledger.storage.database import SQLiteValue
+from chatledger.storage.connection import SQLiteValue
 from chatledger.transfer.crud_store import CrudStore, Stored
 from chatledger.transfer.json_lines import Item, Rejected, Source, parse_line
 

@@ -9,8 +9,9 @@ from contextlib import suppress
 import msgspec
 
 from chatledger.errors import RefusedToStart
-from chatledger.storage import database
-from chatledger.storage.database import Connection, SQLError, SQLiteValue
+from chatledger.storage import sql_errors
+from chatledger.storage.connection import Connection, SQLiteValue
+from chatledger.storage.sql_errors import SQLError
 
 SESSION_COLUMNS = ("id", "tenant_id", "user_id", "traits", "created_at")
 MESSAGE_COLUMNS = ("id", "role", "content", "created_at")
@@ -168,7 +169,7 @@ class Order:
             place = self._place()
             self._part(place)
         except SQLError as error:
-            if not (database.is_damage(error) or database.is_duplicate_key(error)):
+            if not (sql_errors.is_damage(error) or sql_errors.is_duplicate_key(error)):
                 raise
             raise RefusedToStart(
                 f"{self._name} is damaged where its messages are, so that no session is known to be whole; nothing was "
@@ -183,16 +184,16 @@ class Order:
             self._db.execute(_FIND, self._limit)
         except SQLError as error:
             rowid = self._rowids["sessions"]
-            if rowid is None or not database.is_damage(error):
+            if rowid is None or not sql_errors.is_damage(error):
                 raise
             self._find_one_by_one(rowid)
 
     def _find_one_by_one(self, rowid: str) -> None:
         """The sessions of a damaged table up to where it cannot be read on."""
         self.is_cut = True
-        with suppress(*database.Damaged):
+        with suppress(*sql_errors.Damaged):
             for (number,) in self._db.execute(_SESSION_ROWIDS.format(rowid=rowid)):
-                with suppress(*database.Damaged):
+                with suppress(*sql_errors.Damaged):
                     self._db.execute(_FIND_ONE.format(rowid=rowid), {**self._limit, "key": number})
 
     def _place(self) -> Place:
@@ -205,7 +206,7 @@ class Order:
     def _part(self, place: Place) -> None:
         try:
             self._db.execute(place.sql(_PART, said=_time("m.created_at")))
-        except database.Damaged:
+        except sql_errors.Damaged:
             # As of a long message, behind which its time stands: whose it is may still be read, and only that session
             # is lost. The order goes by the creation of sessions then.
             self._db.execute(_PART_AGAIN)

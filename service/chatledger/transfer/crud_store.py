@@ -14,8 +14,9 @@ import msgspec
 
 from chatledger.errors import RefusedToStart
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import SQLError, SQLiteValue
+from chatledger.storage import foreign_file, sql_errors, transactions
+from chatledger.storage.connection import SQLiteValue
+from chatledger.storage.sql_errors import SQLError
 from chatledger.transfer.crud_order import (
     MESSAGE_COLUMNS,
     SESSION_COLUMNS,
@@ -94,7 +95,7 @@ class CrudStore:
         self._name = path.name
         self._bytes_max = settings.import_line_bytes_max
         self._moment = moment
-        self._db = database.open_foreign(path, settings, row_bytes_max=2 * self._bytes_max + _ROOM_BYTES)
+        self._db = foreign_file.open_foreign(path, settings, row_bytes_max=2 * self._bytes_max + _ROOM_BYTES)
         try:
             with self._naming():
                 self._rowids = {table: self._check(table) for table in _COLUMNS}
@@ -122,7 +123,7 @@ class CrudStore:
         """How many sessions there are, if the table can be read to its end."""
         try:
             return int(self._db.execute(_COUNT).get)
-        except database.Damaged:
+        except sql_errors.Damaged:
             return None
 
     def stop(self) -> None:
@@ -139,7 +140,7 @@ class CrudStore:
         Raises:
             RefusedToStart: the file cannot be read to its end.
         """
-        with self._naming(), database.reading_on(self._db):
+        with self._naming(), transactions.reading_on(self._db):
             order = Order(self._db, self._name, self._rowids, bytes_max=self._bytes_max)
             place = order.prepare()
             done = 0
@@ -166,15 +167,15 @@ class CrudStore:
         try:
             yield
         except SQLError as error:
-            if database.is_interrupt(error):
+            if sql_errors.is_interrupt(error):
                 raise RefusedToStart(
                     f"{self._name} takes more work to read than a file of its size can need."
                 ) from error
-            if database.is_full(error):
+            if sql_errors.is_full(error):
                 raise RefusedToStart(
                     f"There is no room for the temporary files that reading {self._name} takes (SQLITE_TMPDIR)."
                 ) from error
-            if database.is_damage(error):
+            if sql_errors.is_damage(error):
                 raise RefusedToStart(f"{self._name} is damaged.") from error
             raise RefusedToStart(f"{self._name} cannot be read: {error}.") from error
 
@@ -205,7 +206,7 @@ class CrudStore:
                 if size > self._bytes_max:
                     raise _Fault(f"longer than {self._bytes_max} bytes")
                 found.append(self._decoded(values, forms, MESSAGE_COLUMNS))
-        except database.Damaged:
+        except sql_errors.Damaged:
             raise _Fault("the file is damaged where its messages are") from None
         return found
 

@@ -22,7 +22,7 @@ from chatledger.domain.json_text import same_json
 from chatledger.domain.session import SessionState, evolve
 from chatledger.domain.timestamps import format_us
 from chatledger.ledger import event_store
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger.transfer.json_lines import Found
 
 

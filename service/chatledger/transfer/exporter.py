@@ -13,7 +13,7 @@ from chatledger.domain.timestamps import format_us
 from chatledger.errors import NotFound
 from chatledger.ledger import event_store
 from chatledger.ledger.event_store import Record
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger_projections import messages, sessions
 
 _PAGE = 1000

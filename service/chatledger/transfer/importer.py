@@ -14,10 +14,10 @@ import msgspec
 
 from chatledger.errors import Overloaded, RefusedToStart, SessionExists
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import SQLError
+from chatledger.storage import wal
 from chatledger.storage.files import OwnFiles
 from chatledger.storage.paths import Location, check_name
+from chatledger.storage.sql_errors import SQLError
 from chatledger.transfer.crud_import import open_crud_store
 from chatledger.transfer.existing_sessions import missing
 from chatledger.transfer.import_file import open_input
@@ -130,7 +130,7 @@ def _copying(committer: Committer) -> Iterator[Checkpointer]:
     finally:
         checkpointer.close()
         if committer.is_open:
-            database.checkpoint_by_itself(committer.ledger, committer.settings)
+            wal.enable_autocheckpoint(committer.ledger, committer.settings)
 
 
 class _Ahead:

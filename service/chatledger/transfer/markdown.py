@@ -16,7 +16,7 @@ from chatledger.console.terminal import visible, visible_json
 from chatledger.domain.documents import MessageDocument
 from chatledger.domain.session import SessionState
 from chatledger.domain.timestamps import format_us
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger_projections import messages
 
 _PAGE = 200

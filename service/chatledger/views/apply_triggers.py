@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from chatledger.domain.events import SCHEMAS, upcast
 from chatledger.domain.json_text import merge_patch
-from chatledger.storage.database import Bulk, Connection, SQLiteValue
+from chatledger.storage.bulk import Bulk
+from chatledger.storage.connection import Connection, SQLiteValue
 from chatledger_projections.projection import Projection
 
 ALL = "TRUE"

@@ -1,8 +1,9 @@
 """A session as of an earlier version: its first events, through the same programs, into a database in memory."""
 
 from chatledger.ledger import event_store
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import transactions
+from chatledger.storage.bulk import Bulk
+from chatledger.storage.connection import Connection, open_memory
 from chatledger.views import apply_triggers
 from chatledger_projections import messages, sessions
 
@@ -18,7 +19,7 @@ CREATE TABLE events (
 ) STRICT;
 """
 _ADD_STREAM = "INSERT INTO streams VALUES (?, ?, ?)"
-_ADD_EVENTS = database.Bulk("INSERT INTO events", "(?, ?, ?, ?, ?, ?, ?)")
+_ADD_EVENTS = Bulk("INSERT INTO events", "(?, ?, ?, ?, ?, ?, ?)")
 
 
 def replay(ledger_db: Connection, stream: int, *, to_version: int) -> Connection:
@@ -26,10 +27,10 @@ def replay(ledger_db: Connection, stream: int, *, to_version: int) -> Connection
 
     The caller closes the connection.
     """
-    db = database.open_memory()
+    db = open_memory()
     db.execute(_LEDGER)
     apply_triggers.prepare(db, _PROJECTIONS, which=apply_triggers.ALL)
-    with database.immediate(db):
+    with transactions.immediate(db):
         db.execute(_ADD_STREAM, (stream, *event_store.owner_of(ledger_db, stream)))
         for rows in event_store.read_stream_rows(ledger_db, stream, to_version=to_version, batch=_BATCH_EVENTS):
             _ADD_EVENTS.execute(db, rows)

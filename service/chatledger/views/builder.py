@@ -12,8 +12,8 @@ from chatledger.domain.events import Event
 from chatledger.errors import ChatledgerError
 from chatledger.ledger import event_store
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import sql_errors, transactions, views_file
+from chatledger.storage.connection import Connection, open_reader
 from chatledger.storage.paths import Location, remove
 from chatledger.views import apply_triggers
 from chatledger_projections.projection import Projection, in_words
@@ -94,7 +94,7 @@ def apply_in_python(db: Connection, projections: Sequence[Projection], events: S
             continue
         try:
             projection.apply(db, events)
-        except database.SQLError:
+        except sql_errors.SQLError:
             raise
         except Exception as error:
             raise ProjectionFailed(projection.name, in_words(error)) from error
@@ -109,10 +109,10 @@ def take_to(db: Connection, ledger_db: Connection, projections: Sequence[Project
     """
     try:
         events = event_store.read_after(ledger_db, start, end - start) if in_python(projections) else []
-        with database.immediate(db):
+        with transactions.immediate(db):
             db.execute(apply_triggers.TAKE_TO, (end,))
             apply_in_python(db, projections, events)
-    except database.SQLError:
+    except sql_errors.SQLError:
         # Where the events themselves are the reason, reading them says which one.
         event_store.read_after(ledger_db, start, end - start)
         raise
@@ -165,8 +165,8 @@ class Builder:
         """
         try:
             return self._build(ledger_db, event_store.head(ledger_db).position if target is None else target, progress)
-        except database.SQLError as error:
-            if self.stopped and database.is_interrupt(error):
+        except sql_errors.SQLError as error:
+            if self.stopped and sql_errors.is_interrupt(error):
                 raise BuildStopped from error
             raise
 
@@ -190,7 +190,7 @@ class Builder:
                     self._copy(db, aside)
                 self._settle(db)
                 self._index(db, here)
-                database.finish_bulk(db, self._location)
+                views_file.finish_bulk(db, self._location)
             except BaseException:
                 db.close()
                 raise
@@ -246,7 +246,7 @@ class Builder:
 
     def _fill_aside(self, projections: Sequence[Projection], ledger_db: Connection, target: int) -> None:
         with (
-            closing(database.open_reader(ledger_db.filename, self._location, self._settings)) as reader,
+            closing(open_reader(ledger_db.filename, self._location, self._settings)) as reader,
             closing(self._fill(self._name + ASIDE, projections, reader, target, None)) as db,
         ):
             self._index(db, projections)
@@ -261,10 +261,10 @@ class Builder:
     ) -> Connection:
         if not self._location.memory:
             remove(name)
-        db = database.open_views(name, self._location, self._settings, ledger_db)
+        db = views_file.open_views(name, self._location, self._settings, ledger_db)
         try:
-            database.prepare_bulk(db, self._location)
-            with database.immediate(db):
+            views_file.prepare_bulk(db, self._location)
+            with transactions.immediate(db):
                 db.execute(_TABLES)
                 for projection in projections:
                     db.execute(projection.tables)

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from chatledger.storage.database import Connection, SQLiteValue
+from chatledger.storage.connection import Connection, SQLiteValue
 
 Side: TypeAlias = Literal["live", "rebuilt", "both"]
 

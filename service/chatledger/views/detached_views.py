@@ -11,8 +11,8 @@ import msgspec
 from chatledger.errors import RefusedToStart
 from chatledger.ledger import event_store
 from chatledger.settings import Settings
-from chatledger.storage import database, file_access
-from chatledger.storage.database import Connection
+from chatledger.storage import file_access, sql_errors
+from chatledger.storage.connection import Connection, open_reader
 from chatledger.storage.paths import BUILDING, Location, remove
 from chatledger.views.builder import ASIDE, Builder, Progress
 from chatledger.views.live_views import BUILT_IN
@@ -62,12 +62,12 @@ def open_live(location: Location, settings: Settings) -> tuple[str, Connection]:
             raise ViewsUnreadable("there are none")
         name = location.views(newest)
         try:
-            return name, database.open_reader(name, location, settings)
+            return name, open_reader(name, location, settings)
         except RefusedToStart as error:
             if newest == generation:
                 raise ViewsUnreadable(str(error).rstrip(".")) from error
             generation = newest
-        except database.SQLError as error:
+        except sql_errors.SQLError as error:
             raise ViewsUnreadable(f"{Path(name).name} is damaged") from error
 
 
@@ -76,7 +76,7 @@ def note_of(views_db: Connection) -> Note | None:
     try:
         row = views_db.execute(_NOTE).fetchone()
         return None if row is None else Note(*msgspec.convert(row, tuple[str, str, int, bytes]))
-    except (database.SQLError, UnicodeDecodeError, msgspec.ValidationError):
+    except (sql_errors.SQLError, UnicodeDecodeError, msgspec.ValidationError):
         return None
 
 
@@ -137,7 +137,7 @@ def built_aside(
     """
     with _aside(location) as name:
         builder = Builder(name, location, settings, projections)
-        with database.storage_failures_named(name):
+        with sql_errors.storage_failures_named(name):
             made = builder.build(ledger_db, progress, target=target)
         with closing(made):
             if not Path(name).exists():

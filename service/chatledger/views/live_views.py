@@ -11,8 +11,8 @@ from pathlib import Path
 from chatledger.errors import ChatledgerError, Overloaded, SettingsError
 from chatledger.ledger import event_store
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import sql_errors, views_file
+from chatledger.storage.connection import Connection
 from chatledger.storage.paths import BUILDING, Location, put_in_place, remove, sync_folder
 from chatledger.views import apply_triggers
 from chatledger.views.builder import BATCH_EVENTS, Builder, Progress, ProjectionFailed, take_to, versions_of
@@ -74,8 +74,8 @@ class Views:
 
     def is_to_blame(self, error: BaseException) -> bool:
         """Whether *error*, of a group that was not committed, is of a projection of one's own."""
-        of_sql = isinstance(error, database.SQLError) and database.to_domain_error(error) is None
-        failed = isinstance(error.__cause__, ProjectionFailed) or (of_sql and not database.is_damage(error))
+        of_sql = isinstance(error, sql_errors.SQLError) and sql_errors.to_domain_error(error) is None
+        failed = isinstance(error.__cause__, ProjectionFailed) or (of_sql and not sql_errors.is_damage(error))
         return failed and not self.are_built_in
 
     @property
@@ -143,14 +143,14 @@ class Views:
                 self.position = self._reached(ledger_db)
                 apply_triggers.prepare_append(ledger_db, self.projections)
                 return None
-        except database.SQLError:
+        except sql_errors.SQLError:
             reason = "the views were damaged"
         self.close()
         return reason
 
     def _attach(self, ledger_db: Connection, generation: int) -> None:
         self._db = ledger_db
-        database.attach_views(ledger_db, self._location.views(generation), self._location, self._settings)
+        views_file.attach_views(ledger_db, self._location.views(generation), self._location, self._settings)
 
     def _reached(self, db: Connection) -> int:
         return int(db.execute("SELECT position FROM views").get)
@@ -264,15 +264,15 @@ class Views:
             try:
                 self._attach(ledger_db, self.generation)
                 apply_triggers.prepare_append(ledger_db, self.projections)
-            except database.SQLError:
+            except sql_errors.SQLError:
                 self._db = None  # they are not open: the next group opens all anew
             raise
 
     def _give_up(self, ledger_db: Connection, generation: int) -> None:
         """Detach and remove views that could not take the place of the live ones."""
         self._db = None
-        with suppress(database.SQLError):
-            database.detach_views(ledger_db)
+        with suppress(sql_errors.SQLError):
+            views_file.detach_views(ledger_db)
         with suppress(OSError):  # then it stays, and is the newest one at the next start
             remove(self._location.views(generation))
 
@@ -301,7 +301,7 @@ class Views:
         """Detach them."""
         db, self._db = self._db, None
         if db is not None:
-            database.detach_views(db)
+            views_file.detach_views(db)
 
     def forget(self) -> None:
         """The connection that the views are attached to is about to be closed as it is."""

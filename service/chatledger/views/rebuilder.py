@@ -18,8 +18,8 @@ import structlog
 from chatledger.errors import ChatledgerError, Overloaded, RebuildRunning, RefusedToStart
 from chatledger.ledger import event_store
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import ledger_file, sql_errors, wal
+from chatledger.storage.connection import Connection, open_reader
 from chatledger.storage.paths import Location, remove
 from chatledger.threads import RestartingThread
 from chatledger.views.builder import ASIDE, Builder
@@ -295,21 +295,21 @@ class Rebuilder:
     def _build(self, job: _Job) -> None:
         """Fill the file, check it, catch up, and have it on the disk and closed."""
         with (
-            closing(database.open_ledger_reader(self._location, self._settings)) as ledger_db,
+            closing(ledger_file.open_ledger_reader(self._location, self._settings)) as ledger_db,
             closing(job.builder.build(ledger_db, job.note)) as db,
         ):
             reason = self._views.distrust(db, schema="main", name=job.name)
             if reason is not None:
                 raise RebuildUnsound(reason)
             job.note(job.builder.follow(db, ledger_db, job.note), event_store.head(ledger_db).position)
-            database.checkpoint(db)
+            wal.checkpoint(db)
 
     def _hand_over(self, job: _Job, on_built: Callable[[], None]) -> None:
         with ExitStack() as stack:
             if not self._location.memory:
                 # Whoever closes the old file last copies its write-ahead log back: that shall not be the writer.
-                with suppress(RefusedToStart, database.SQLError):
-                    old = database.open_reader(self._location.views(job.generation - 1), self._location, self._settings)
+                with suppress(RefusedToStart, sql_errors.SQLError):
+                    old = open_reader(self._location.views(job.generation - 1), self._location, self._settings)
                     stack.callback(old.close)
             job.built = True
             on_built()

@@ -8,13 +8,14 @@ between two groups, so that the log begins anew (https://www.sqlite.org/wal.html
 
 import threading
 import time
+from contextlib import closing
 
 import structlog
 
 from chatledger.errors import RefusedToStart
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import sql_errors, wal
+from chatledger.storage.connection import Connection, open_to_checkpoint
 from chatledger.storage.paths import Location
 from chatledger.threads import RestartingThread
 from chatledger.views.live_views import Views
@@ -82,9 +83,9 @@ class Checkpointer:
 
     def _look_at(self, db: Connection) -> None:
         if db is not self._counted:
-            database.checkpoint_by_hand(db)
-            self._counted, self._pages_before = db, database.pages_written(db)
-        pages = database.pages_written(db) - self._pages_before
+            wal.disable_autocheckpoint(db)
+            self._counted, self._pages_before = db, wal.pages_written(db)
+        pages = wal.pages_written(db) - self._pages_before
         if self._copied.is_set():
             self._copied.clear()
             self._busy = False
@@ -123,15 +124,13 @@ class Checkpointer:
     def _finish(self, db: Connection) -> None:
         """Copy the rest; the next commit then begins at the logs' start, if no reader needs them."""
         try:
-            self.held_pages = max(
-                self._look(name, database.checkpoint_passive(db, name)) for name in self._files_written()
-            )
-        except database.Busy:
+            self.held_pages = max(self._look(name, wal.checkpoint_passive(db, name)) for name in self._files_written())
+        except sql_errors.Busy:
             if self._settings.workers == 1:
                 raise
             # Another worker copies just now.
         self._looked_s = time.monotonic()
-        self._pages_before = database.pages_written(db)
+        self._pages_before = wal.pages_written(db)
 
     def _files_written(self) -> dict[str, str]:
         """The files whose logs grow, by their schemas' names: views that are left behind are closed meanwhile."""
@@ -160,10 +159,12 @@ class Checkpointer:
             asked = self._asked
             try:
                 for name in self._files_written().values():
-                    database.copy_back_beside(name, self._location, self._settings, passes=PASSES)
-            except database.Busy:
+                    with closing(open_to_checkpoint(name, self._location, self._settings)) as connection:
+                        for _ in range(PASSES):
+                            wal.checkpoint_passive(connection, "main")
+            except sql_errors.Busy:
                 pass  # another worker copies just now
-            except (database.SQLError, RefusedToStart):
+            except (sql_errors.SQLError, RefusedToStart):
                 # The views may have been replaced just now; and what fails here fails in the writer's own copy too.
                 log.warning("checkpoint failed", exc_info=True)
             self._answered = asked

@@ -32,7 +32,7 @@ from chatledger.errors import DomainError, IdempotencyMismatch
 from chatledger.ledger import event_store, idempotency_store
 from chatledger.ledger.event_store import Record, Stream
 from chatledger.ledger.idempotency_store import Answer, IdempotencyKey, Salts
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger.views.live_views import Views
 from chatledger_projections import messages as message_rows
 from chatledger_projections import sessions as session_rows

@@ -17,8 +17,8 @@ from chatledger.ledger.idempotency_store import KeyClock
 from chatledger.ledger.merkle import Frontier
 from chatledger.proofs.signed_heads import check_no_other_key
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import ledger_file, sql_errors, transactions, wal
+from chatledger.storage.connection import Connection
 from chatledger.storage.file_presence import FilePresence
 from chatledger.storage.paths import Location, exclusive
 from chatledger.views.apply_triggers import APPEND
@@ -47,8 +47,8 @@ def hold(location: Location, settings: Settings) -> Iterator["Committer"]:
         LedgerLocked: a server or another command writes to it.
         RefusedToStart: rule 10, or the storage fails: in the block too, where it is not the answer to a command.
     """
-    with database.storage_failures_named(location.ledger):
-        database.look(location, settings)
+    with sql_errors.storage_failures_named(location.ledger):
+        ledger_file.look(location, settings)
         location.make_folder()
         with exclusive(location), opened(location, settings) as committer:
             yield committer
@@ -73,7 +73,7 @@ def join(location: Location, settings: Settings, board: Board) -> Iterator["Comm
     Raises:
         RefusedToStart: rule 10, or the storage fails.
     """
-    with database.storage_failures_named(location.ledger):
+    with sql_errors.storage_failures_named(location.ledger):
         views = Views(location, settings, projection.load(settings.projections), board=board)
         committer = Committer(location, settings, views, board)
         with committer.turn():
@@ -91,7 +91,7 @@ def _refusal(what: str, error: Exception) -> DomainError:
     """
     cause: BaseException | None = error
     while cause is not None:
-        if database.is_full(cause):
+        if sql_errors.is_full(cause):
             return StorageFull()
         cause = cause.__cause__
     return Overloaded(what, retry_after_s=5)
@@ -168,7 +168,7 @@ class Committer:
             if unfinished or board.keys != self._keys_counted:
                 self.keys = api_key_store.read_keys(self.ledger)
                 self._keys_counted, self._keys_said = board.keys, None if unfinished else self.keys
-        except (database.SQLError, RefusedToStart) as error:
+        except (sql_errors.SQLError, RefusedToStart) as error:
             self._let_go()
             raise _refusal("The ledger cannot be read.", error) from error
 
@@ -207,7 +207,7 @@ class Committer:
         """
         if self._files is not None and self._files.is_replaced:
             raise RefusedToStart("The ledger's file was removed or replaced: bring it back, or start the server again.")
-        connection = database.open_ledger(self.location, self.settings)
+        connection = ledger_file.open_ledger(self.location, self.settings)
         try:
             event_store.check_tail(connection)
             tree_store.open_tree(connection, event_store.head(connection).position)
@@ -289,7 +289,7 @@ class Committer:
             with self._alone():
                 try:
                     if not self.location.memory:
-                        database.checkpoint_at_end(connection)
+                        wal.checkpoint_at_end(connection)
                     self.views.close()
                 finally:
                     self.views.forget()
@@ -342,8 +342,8 @@ class Committer:
             records = event_store.seal(group.events)
             before_write()
             self._write(group, records)
-        except database.SQLError as error:
-            refusal = database.to_domain_error(error)
+        except sql_errors.SQLError as error:
+            refusal = sql_errors.to_domain_error(error)
             if refusal is None:
                 raise
             raise refusal from error
@@ -377,7 +377,7 @@ class Committer:
             rows[-1] = (*rows[-1][:-1], grown.encode())
         simple = not (completed or group.streams or group.answers or group.finished or in_python(self.views.live))
         if not simple or len(rows) > APPEND.ROWS_MAX:
-            with database.immediate(self.ledger):
+            with transactions.immediate(self.ledger):
                 event_store.write_streams(self.ledger, group.streams)
                 APPEND.execute(self.ledger, rows)
                 tree_store.extend_tiles(self.ledger, completed)
@@ -388,7 +388,7 @@ class Committer:
         else:
             # One statement is a transaction of its own, and one step instead of three: each costs the writer a wait
             # for the interpreter lock.
-            with database.autocommit():
+            with transactions.autocommit():
                 APPEND.execute(self.ledger, rows)
         self._tree = grown
 
@@ -407,7 +407,7 @@ class Committer:
         if self._ledger is None:
             try:
                 self._open_with_views()
-            except (RefusedToStart, ProjectionFailed, database.SQLError, database.CommitFailed) as error:
+            except (RefusedToStart, ProjectionFailed, sql_errors.SQLError, sql_errors.CommitFailed) as error:
                 raise _refusal("The ledger cannot be opened.", error) from error
 
     def catch_up(self) -> None:
@@ -422,5 +422,5 @@ class Committer:
     def _follow(self) -> None:
         try:
             self.views.catch_up(self.ledger)
-        except (ProjectionFailed, database.CommitFailed) as error:
+        except (ProjectionFailed, sql_errors.CommitFailed) as error:
             raise _refusal("The views cannot follow the ledger.", error) from error

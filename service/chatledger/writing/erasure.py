@@ -27,8 +27,8 @@ from chatledger.domain.timestamps import format_us
 from chatledger.errors import DomainError, ErasurePending
 from chatledger.ledger import event_store
 from chatledger.ledger.merkle import commitment
-from chatledger.storage import database
-from chatledger.storage.database import Connection, SQLiteValue
+from chatledger.storage import transactions, wal
+from chatledger.storage.connection import Connection, SQLiteValue
 from chatledger.storage.paths import Location
 from chatledger.writing import erasure_list
 from chatledger.writing.command_group import Submission
@@ -165,7 +165,7 @@ class Eraser:
         committer = self._committer
         if len(committer.location.generations()) > 1:
             committer.views.discard_older()
-        with database.immediate(committer.ledger):
+        with transactions.immediate(committer.ledger):
             committer.ledger.execute(_FORGET_SCRUBBED)
 
     def _load(self) -> None:
@@ -215,7 +215,7 @@ class Eraser:
             bytes_left -= sum(length or 0 for _, _, length in rows[:count])
             if not is_last or rows_left <= 0:
                 break
-        with database.immediate(db):
+        with transactions.immediate(db):
             if phase is _Phase.VIEWS:
                 db.execute(_OVERWRITE_ROWS, (_json([*whole, *single]),))
                 db.execute(_DELETE_ROWS, (_json(whole),))
@@ -239,11 +239,11 @@ class Eraser:
             return False
         wait_ms = TRUNCATE_WAITS_MS[min(self._tries, len(TRUNCATE_WAITS_MS) - 1)]
         self._tries += 1
-        return database.truncate_logs(self._committer.ledger, ("main", "views"), wait_ms=wait_ms)
+        return wal.truncate_wal(self._committer.ledger, ("main", "views"), wait_ms=wait_ms)
 
     def _finish(self) -> None:
         done = [position for position, work in self._works.items() if work.phase is _Phase.LOGS]
-        with database.immediate(self._committer.ledger):
+        with transactions.immediate(self._committer.ledger):
             # What is in memory has no copies that anybody could find.
             query = _FORGET if self._committer.location.memory else _SET_CLEARED
             self._committer.ledger.execute(query, (_json(done),))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from chatledger.domain.commands import AppendMessages, Command, ContinueFork, CreateSession, ForkSession
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger.writing.command_group import Committed, Replayed, Submission
 
 if TYPE_CHECKING:

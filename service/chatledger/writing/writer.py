@@ -18,8 +18,8 @@ from chatledger.errors import ChatledgerError, DomainError, ErasurePending, Outc
 from chatledger.ledger import event_store
 from chatledger.observability.metrics import SECONDS, SIZES, Histogram
 from chatledger.settings import Settings
-from chatledger.storage import database
-from chatledger.storage.database import Connection
+from chatledger.storage import sql_errors, transactions
+from chatledger.storage.connection import Connection
 from chatledger.threads import RestartingThread, call_in_loop, forget_locals, in_thread, settle
 from chatledger.views.rebuilder import Rebuilder
 from chatledger.writing.byte_budget import BODY_TIMES, ByteBudget
@@ -258,7 +258,7 @@ class Writer:
             with self._committer.turn():
                 try:
                     self._erasures.run()
-                except database.CommitFailed as error:
+                except sql_errors.CommitFailed as error:
                     self._note_failure(error)
                     self._recover(error)
                     self._erasures.postpone()
@@ -279,7 +279,7 @@ class Writer:
         with self.rebuilder.held():  # opening the views again removes what is not whole, and one that is built may wait
             try:
                 self._committer.start_over()
-            except (ChatledgerError, database.SQLError, OSError):
+            except (ChatledgerError, sql_errors.SQLError, OSError):
                 log.exception("the ledger could not be opened again")  # each further group tries again
 
     def _end(self) -> None:
@@ -331,9 +331,9 @@ class Writer:
         try:
             with self._committer.turn():
                 try:
-                    with database.immediate(self._committer.ledger):
+                    with transactions.immediate(self._committer.ledger):
                         job.work(self._committer.ledger)
-                except database.CommitFailed as error:
+                except sql_errors.CommitFailed as error:
                     self._note_failure(error)
                     self._recover(error)
         except Exception:
@@ -403,7 +403,7 @@ class Writer:
             self._note_failure(error)
             self._repair_if_damaged(error.__cause__)
             outcomes = [error] * len(submissions)
-        except database.CommitFailed as error:
+        except sql_errors.CommitFailed as error:
             self._note_failure(error)
             outcomes = [self._recover(error)] * len(submissions)
         except Exception as error:
@@ -430,12 +430,12 @@ class Writer:
     def _note_lag(self) -> None:
         try:
             head = event_store.head(self._committer.ledger).position
-        except (ChatledgerError, database.SQLError):
+        except (ChatledgerError, sql_errors.SQLError):
             return  # it is closed, or cannot be read; the last number stands
         self.stats.lag_events = head - self._committer.views.position
 
     def _repair_if_damaged(self, error: BaseException | None) -> None:
-        if database.is_damage(error):
+        if sql_errors.is_damage(error):
             self.repair()
 
     def _note_failure(self, error: Exception) -> None:
@@ -451,9 +451,9 @@ class Writer:
                 self._committer.reopen()
                 head = event_store.head(self._committer.ledger).position
                 self._catch_up()
-            except (ChatledgerError, database.SQLError):  # the views' own failures too: the thread must live on
+            except (ChatledgerError, sql_errors.SQLError):  # the views' own failures too: the thread must live on
                 log.exception("the ledger could not be opened again")
                 return OutcomeUnknown()
-        if head == before and database.is_full(failed.__cause__):
+        if head == before and sql_errors.is_full(failed.__cause__):
             return StorageFull()
         return OutcomeUnknown()

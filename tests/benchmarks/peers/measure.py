@@ -23,7 +23,8 @@ from benchmarks.writes import import_s
 from chatledger.ledger import event_store
 from chatledger.maintenance import local_ledger
 from chatledger.settings import Settings
-from chatledger.storage import database
+from chatledger.storage import ledger_file
+from chatledger.storage.connection import Connection
 from chatledger.storage.paths import Location
 from chatledger.writing.committer import Committer
 
@@ -203,7 +204,7 @@ def _our_store(bench: Bench, stack: ExitStack) -> Ask:
     settings = Settings(database_path=str(path))
     committer = stack.enter_context(local_ledger.writing(settings))
     coming = generate.submissions(bench.conversations, prefix="peers")
-    connection = stack.enter_context(closing(database.open_ledger_reader(Location.of(settings), settings)))
+    connection = stack.enter_context(closing(ledger_file.open_ledger_reader(Location.of(settings), settings)))
 
     def ask(work: str) -> float:
         if work == READ:
@@ -221,7 +222,7 @@ def _commit_speed(bench: Bench, committer: Committer, coming: Iterator[generate.
     return events / (perf_counter() - started_s)
 
 
-def _read_speed(connection: database.Connection) -> float:
+def _read_speed(connection: Connection) -> float:
     """All events that are there, decoded."""
     position, started_s = 0, perf_counter()
     while found := event_store.read_after(connection, position, BATCH_EVENTS):

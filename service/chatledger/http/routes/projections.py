@@ -7,7 +7,7 @@ from chatledger.domain.access import Scope
 from chatledger.http.openapi import operations
 from chatledger.http.request import Call
 from chatledger.http.response import Answer
-from chatledger.storage.database import Connection
+from chatledger.storage.connection import Connection
 from chatledger.threads import in_thread
 from chatledger.views.rebuilder import RebuildProgress
 
