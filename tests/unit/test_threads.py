@@ -4,6 +4,7 @@ import asyncio
 import threading
 import weakref
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -100,8 +101,9 @@ def test_a_recovery_that_fails_for_long_is_given_up_too(monkeypatch: pytest.Monk
     assert said == ["fail"] * DEATHS_MAX + ["end"]
 
 
-def test_a_thread_without_a_last_resort_goes_on_however_often_it_fails() -> None:
+def test_a_thread_without_a_last_resort_goes_on_however_often_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others can do its work meanwhile."""
+    monkeypatch.setattr(threads, "log", Mock())  # thousands of tracebacks
     lives = iter(range(2000))  # beyond where powers of two end
 
     def work() -> None:
