@@ -19,6 +19,7 @@ import structlog
 from service import log_text
 from service.clock import format_us, now_us
 from service.log_sink import STANDARD_ERROR
+from service.terminal import visible_json
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMS = ("json", "text")
@@ -136,6 +137,8 @@ def _add_time(_logger: object, _method: str, event: MutableMapping[str, Any]) ->
 
 def _to_json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> bytes:
     try:
-        return msgspec.json.encode(event, enc_hook=str)
+        line = msgspec.json.encode(event, enc_hook=str)
     except (UnicodeEncodeError, TypeError, ValueError):  # half a surrogate pair, as names of files have them
         return json.dumps(event, default=repr).encode()
+    # A terminal may show it: what controls one is escaped, as JSON escapes the rest of that.
+    return line if line.isascii() else visible_json(line.decode()).encode()

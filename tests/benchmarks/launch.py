@@ -61,7 +61,7 @@ async def kept(name: FromPath[str]) -> Answer:
     return Answer(_kept[name])
 
 
-def _chatledger(settings: Settings) -> Litestar:
+def _chatledger(settings: Settings, **_others: object) -> Litestar:
     """The real application, with our handlers behind the same edge."""
     application = app.create_app(settings)
     for handler in (nothing, least, keep, kept):
@@ -79,7 +79,7 @@ class _Bare(Litestar):
     )
 
 
-def _bare(settings: Settings) -> Litestar:
+def _bare(settings: Settings, **_others: object) -> Litestar:
     """Litestar by itself: no edge, no log line, no ledger."""
     del settings
     return _Bare([least], openapi_config=None, logging_config=None)
