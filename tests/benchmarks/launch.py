@@ -75,7 +75,10 @@ class _Bare(Litestar):
     scheme = "http"
     open_to_all = None
     services = SimpleNamespace(
-        doors=SimpleNamespace(is_open=True, local_credential=""), registry=CollectorRegistry(auto_describe=False)
+        doors=SimpleNamespace(is_open=True, local_credential=""),
+        registry=CollectorRegistry(auto_describe=False),
+        views=SimpleNamespace(position=0),
+        writer=SimpleNamespace(gone=False, on_gone=None),
     )
 
 
