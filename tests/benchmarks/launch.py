@@ -62,7 +62,7 @@ async def kept(name: FromPath[str]) -> Answer:
     return Answer(_kept[name])
 
 
-def _chatledger(settings: Settings) -> Litestar:
+def _chatledger(settings: Settings, **_others: object) -> Litestar:
     """The real application, with our handlers behind the same edge."""
     application = app.create_app(settings)
     for handler in (nothing, least, keep, kept):
@@ -76,11 +76,14 @@ class _Bare(Litestar):
     scheme = "http"
     open_to_all = None
     services = SimpleNamespace(
-        doors=SimpleNamespace(is_open=True, local_credential=""), registry=CollectorRegistry(auto_describe=False)
+        doors=SimpleNamespace(is_open=True, local_credential=""),
+        registry=CollectorRegistry(auto_describe=False),
+        views=SimpleNamespace(position=0),
+        writer=SimpleNamespace(gone=False, on_gone=None),
     )
 
 
-def _bare(settings: Settings) -> Litestar:
+def _bare(settings: Settings, **_others: object) -> Litestar:
     """Litestar by itself: no edge, no log line, no ledger."""
     del settings
     return _Bare([least], openapi_config=None, logging_config=None)

@@ -449,7 +449,7 @@ def test_an_error_that_was_saved_as_a_bundle_is_named(tmp_path: Path) -> None:
     problem = {"type": "urn:chatledger:problem:forbidden", "title": "Forbidden", "status": 403, "detail": "No audit."}
     (tmp_path / "b.json").write_text(json.dumps(problem))
     said = refuse("verify", "--bundle", "b.json", cwd=tmp_path)
-    assert said == "chatledger: That is no bundle: it is an error that the server answered: 'No audit.'."
+    assert said == "chatledger: b.json: That is no bundle: it is an error that the server answered: 'No audit.'."
 
 
 def test_events_may_be_cut_off_at_the_end(folder: Path) -> None:

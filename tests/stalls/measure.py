@@ -54,14 +54,18 @@ def measure(
     credentials: Credentials,
     *,
     tries: int,
+    first: int = 1,
     chosen: Callable[[Operation], bool] = lambda _operation: True,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Measured:
-    """Serve the ledger that `seed` has prepared, and try each chosen operation so many times."""
+    """Serve the ledger that `seed` has prepared, and try each chosen operation so many times.
+
+    What operations make has the number of the try in its name, from *first* on.
+    """
     last: list[Operation] = []
     with Server(database) as server:
         with SteadyAppends(server.port, credential=credentials.tenant) as appends:
-            scene = Scene(server.port, database, sizes, credentials)
+            scene = Scene(server.port, database, sizes, credentials, first=first)
             for _ in range(tries):
                 last = [operation for operation in scene.operations() if chosen(operation)]
                 for operation in last:

@@ -107,7 +107,7 @@ class Operation(NamedTuple):
 class Scene:
     """A server with what `seed` has made, and its callers."""
 
-    def __init__(self, port: int, database: Path, sizes: Sizes, credentials: Credentials) -> None:
+    def __init__(self, port: int, database: Path, sizes: Sizes, credentials: Credentials, *, first: int = 1) -> None:
         self._sizes = sizes
         self._database = database
         self._tenant, self._operator = (
@@ -119,7 +119,7 @@ class Scene:
             )
             for key in credentials
         )
-        self._tries = 0
+        self._tries = first - 1
 
     def close(self) -> None:
         """Close the connections."""

@@ -122,7 +122,10 @@ def _checked(
 
 
 def _verify_bundle(file: Path, public_key: Verifier | None) -> None:
-    found = bundle.check(file.read_bytes(), public_key=None if public_key is None else str(public_key))
+    try:
+        found = bundle.check(file.read_bytes(), public_key=None if public_key is None else str(public_key))
+    except UnsoundProof as error:
+        raise UnsoundProof(f"{file}: {error}") from error
     say(
         f"{found.events} events of session {found.session} of tenant {found.tenant} verified, {found.erased} of them "
         f"erased, in the ledger of {found.head.size} events"

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from chatledger.console.terminal import visible_json
 from chatledger.domain.timestamps import format_us, now_us
 from chatledger.observability import console_format
 from chatledger.observability.log_sink import STANDARD_ERROR
@@ -136,6 +137,8 @@ def _add_time(_logger: object, _method: str, event: MutableMapping[str, Any]) ->
 
 def _to_json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> bytes:
     try:
-        return msgspec.json.encode(event, enc_hook=str)
+        line = msgspec.json.encode(event, enc_hook=str)
     except (UnicodeEncodeError, TypeError, ValueError):  # half a surrogate pair, as names of files have them
         return json.dumps(event, default=repr).encode()
+    # A terminal may show it: what controls one is escaped, as JSON escapes the rest of that.
+    return line if line.isascii() else visible_json(line.decode()).encode()

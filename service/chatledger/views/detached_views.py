@@ -68,7 +68,7 @@ def open_live(location: Location, settings: Settings) -> tuple[str, Connection]:
                 raise ViewsUnreadable(str(error).rstrip(".")) from error
             generation = newest
         except sql_errors.SQLError as error:
-            raise ViewsUnreadable(f"{Path(name).name} is damaged") from error
+            raise ViewsUnreadable(f"{Path(name).name} is damaged; `chatledger replay` builds them anew") from error
 
 
 def note_of(views_db: Connection) -> Note | None:
