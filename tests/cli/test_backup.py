@@ -167,7 +167,7 @@ def test_a_writer_does_not_make_a_backup_start_over(tmp_path: Path) -> None:
 STUCK = """
 import sys
 from pathlib import Path
-from service import backup
+from chatledger.maintenance import backup
 from chatledger.settings import Settings
 def stuck(done, total):
     if 2 * done > total:

@@ -40,10 +40,10 @@ MANY_KEYS = {"CHATLEDGER_KEYS_MAX": "100000"}
 """Each scenario has a tenant and a key of its own."""
 
 BUGS = """
-from service import intake
+from chatledger.domain import messages
 from chatledger.http import problems
 
-intake.is_id = lambda text: True
+messages.is_id = lambda text: True
 problem = problems.problem
 
 def gone(*arguments, **named):
@@ -55,17 +55,17 @@ def gone(*arguments, **named):
 problems.problem = gone
 """
 NOTHING_IS_DELETED = """
-from service import tenant
+from chatledger.application import conversations
 from chatledger.domain.commands import DeleteSession
 
-write = tenant.Tenant.write
+write = conversations.Tenant.write
 
 async def write_but_not_delete(self, session_id, command, **named):
     if isinstance(command, DeleteSession):
-        return tenant.Written(1, None, None, replayed=False)
+        return conversations.Written(1, None, None, replayed=False)
     return await write(self, session_id, command, **named)
 
-tenant.Tenant.write = write_but_not_delete
+conversations.Tenant.write = write_but_not_delete
 """
 """Modules that Python imports before all others (`site`'s sitecustomize)."""
 

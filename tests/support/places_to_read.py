@@ -18,9 +18,9 @@ STRANGER = 65534
 """The user `nobody`: no file of ours is its own."""
 _AS_STRANGER = f"""
 import encodings.ascii, importlib.readers, os
-from service import database
+from chatledger.storage import ledger_file
 from chatledger.cli.main import main
-database.newest_schema()
+ledger_file.newest_schema()
 os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})
 main()
 """
