@@ -94,7 +94,7 @@ def make(ledger_db: Connection, records: Sequence[Record], signer: Signer) -> by
         checkpoint=signer.sign(frontier.size, frontier.root()),
         events=[],
     )
-    # Event by event: to encode 60 MiB at once holds the interpreter, and with it everybody's appends, for half a second.
+    # Event by event: 60 MiB at once would hold the interpreter, and so all appends, for half a second.
     events = (_proven(record, ledger.commitment_of(ledger_db, record), nodes, pending) for record in records)
     before, after = msgspec.json.encode(bundle).rsplit(b"[]", 1)
     return b"".join((before, b"[", b",".join([msgspec.json.encode(event) for event in events]), b"]", after))
