@@ -24,6 +24,8 @@ log = structlog.get_logger("chatledger.checkpointer")
 
 PASSES = 3
 """Each pass copies what came in during the one before it, which is less each time."""
+PASSES_FOR_ERASURE = 1
+"""Somebody waits for it, and each pass syncs both files; the little that is left is copied by the writer."""
 OVERDUE = 4
 """At so many times the limit the writer waits for the copy: the logs stay bounded whatever the disk does.
 
@@ -158,9 +160,10 @@ class Checkpointer:
                 return
             asked = self._asked
             try:
+                passes = PASSES_FOR_ERASURE if asked > self._answered else PASSES
                 for name in self._files_written().values():
                     with closing(open_to_checkpoint(name, self._location, self._settings)) as connection:
-                        for _ in range(PASSES):
+                        for _ in range(passes):
                             wal.checkpoint_passive(connection, "main")
             except sql_errors.Busy:
                 pass  # another worker copies just now
