@@ -1,7 +1,7 @@
 """All settings and limits: one frozen value, read from the environment and `.env`.
 
-The environment wins over `.env`. Every limit names its unit (rule 11); docs/operations.md documents each one
-and a test compares the two lists.
+The environment wins over `.env`. Every limit names its unit (rule 11); docs/operations/settings.md documents
+each one and a test compares the two lists.
 """
 
 import os

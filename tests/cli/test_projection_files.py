@@ -18,7 +18,7 @@ GOOD = "from chatledger_projections import Projection\nGOOD = Projection(name='g
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A ledger, the README's projection, and beside it what the program's own packages are called."""
+    """A ledger, the tutorial's projection, and beside it what the program's own packages are called."""
     succeed("import", *DATABASE, write_lines(tmp_path / "a.jsonl", [SESSION]), cwd=tmp_path)
     (tmp_path / "mine").mkdir()
     shutil.copy(ROOT / "tests/support/example_projection.py", tmp_path / "mine/roles.py")

@@ -1,4 +1,4 @@
-"""docs/operations.md says what the code says: settings, files, commands, metrics, refusals, logs."""
+"""docs/operations/ says what the code says: settings, files, commands, metrics, refusals, logs."""
 
 import ast
 import re
@@ -18,8 +18,11 @@ from support import documents
 from support.documents import ROOT, Step
 from support.server import Server
 
-PAGE = documents.read("docs/operations.md")
-STEPS = documents.steps(PAGE)
+RUN, SETTINGS, BACKUP, ERASURE, MONITORING, TROUBLESHOOTING = PAGES = [
+    documents.read(f"docs/operations/{name}.md")
+    for name in ("run", "settings", "backup", "erasure", "monitoring", "troubleshooting")
+]
+STEPS = [step for page in PAGES for step in documents.steps(page)]
 HELP = [step for step in STEPS if step.command.endswith("--help")]
 FIELDS = {variable_of(field.name): field for field in msgspec.structs.fields(Settings)}
 REFUSALS = {"RefusedToStart", "LedgerDamaged", "LedgerLocked", "SettingsError", "ServiceFailed", "OutputFailed"}
@@ -43,11 +46,11 @@ def text_of(node: ast.expr) -> str:
 
 def test_the_settings_are_those_of_the_code() -> None:
     """Each setting is documented, and each one in the table exists."""
-    assert [row[0] for row in documents.rows(PAGE, "variable")] != []
-    assert {row[0] for row in documents.rows(PAGE, "variable")} == set(FIELDS)
+    assert [row[0] for row in documents.rows(SETTINGS, "variable")] != []
+    assert {row[0] for row in documents.rows(SETTINGS, "variable")} == set(FIELDS)
 
 
-@pytest.mark.parametrize("row", documents.rows(PAGE, "variable"), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", documents.rows(SETTINGS, "variable"), ids=lambda row: row[0])
 def test_a_setting_has_its_default_and_unit(row: list[str]) -> None:
     """The default is the code's; a unit in the name is the unit in the table."""
     variable, default, unit, _ = row
@@ -79,7 +82,7 @@ def test_the_help_is_the_real_one(step: Step, tmp_path: Path) -> None:
 def test_the_commands_answer_as_shown(tmp_path: Path) -> None:
     """Looking at the tables first, because that begins with the import; then the drill. Heads have a test of theirs."""
     shutil.copytree(ROOT / "data/samples", tmp_path / "data/samples")
-    looking = documents.steps(documents.section(PAGE, "Looking at the tables"))
+    looking = documents.steps(documents.section(RUN, "Looking at the tables"))
     drill = drill_steps()
     for step in looking + drill:
         documents.check(step, tmp_path)
@@ -88,12 +91,12 @@ def test_the_commands_answer_as_shown(tmp_path: Path) -> None:
 
 def drill_steps() -> list[Step]:
     """The commands of a backup and its restore."""
-    return [step for step in documents.steps(documents.section(PAGE, "Backup and restore")) if step not in HELP]
+    return [step for step in documents.steps(documents.section(BACKUP, "Backup and restore")) if step not in HELP]
 
 
 def head_steps() -> list[Step]:
     """The commands that save heads, and check them."""
-    return [step for step in documents.steps(documents.section(PAGE, "Proof")) if step not in HELP]
+    return [step for step in documents.steps(documents.section(BACKUP, "Proof")) if step not in HELP]
 
 
 def test_heads_are_saved_and_checked_as_shown(tmp_path: Path) -> None:
@@ -119,7 +122,7 @@ def test_the_metrics_are_those_of_the_service(shared_server: Server) -> None:
     """By name and type, both ways."""
     found = httpx.get(f"{shared_server.url}/metrics", trust_env=False).text
     served = set(re.findall(r"^# TYPE (\S+) (\S+)$", found, re.MULTILINE))
-    assert {(row[0], row[1]) for row in documents.rows(PAGE, "metric")} == served
+    assert {(row[0], row[1]) for row in documents.rows(MONITORING, "metric")} == served
 
 
 def test_every_refusal_is_in_the_page() -> None:
@@ -132,7 +135,7 @@ def test_every_refusal_is_in_the_page() -> None:
         and isinstance(node.exc.func, ast.Name)
         and node.exc.func.id in REFUSALS
     }
-    assert {row[0] for row in documents.rows(PAGE, "it says")} == raised
+    assert {row[0] for row in documents.rows(TROUBLESHOOTING, "it says")} == raised
 
 
 def test_every_log_event_is_in_the_page() -> None:
@@ -147,12 +150,12 @@ def test_every_log_event_is_in_the_page() -> None:
         and node.func.attr in ("debug", "info", "warning", "error", "exception")
     }
     logged.add(DROPPED)  # made where no logger can help
-    assert {name for row in documents.rows(PAGE, "event") for name in row[0].split(", ")} == logged
+    assert {name for row in documents.rows(MONITORING, "event") for name in row[0].split(", ")} == logged
 
 
 def test_the_log_line_has_the_members_shown(tmp_path: Path) -> None:
     """In the order of the page, and the route is the template."""
-    (shown,) = documents.blocks(documents.section(PAGE, "Logs"), "json")
+    (shown,) = documents.blocks(documents.section(MONITORING, "Logs"), "json")
     with Server(tmp_path / "ledger.db", env={"CHATLEDGER_LOG_LEVEL": "info"}, cwd=tmp_path) as server:
         httpx.post(f"{server.url}/v1/sessions/s/messages", json={"role": "user", "content": "x"}, trust_env=False)
         server.stop()
@@ -165,7 +168,7 @@ def test_the_log_line_has_the_members_shown(tmp_path: Path) -> None:
 
 def test_the_files_are_those_of_the_page(tmp_path: Path) -> None:
     """While serving and behind a stop; all are their owner's alone."""
-    shown = {row[0] for row in documents.rows(PAGE, "file")}
+    shown = {row[0] for row in documents.rows(RUN, "file")}
     with Server("data/ledger.db", cwd=tmp_path) as server:
         assert httpx.post(f"{server.url}/v1/sessions", trust_env=False).status_code == 201
         running = {path.name: path.stat().st_mode & 0o077 for path in (tmp_path / "data").iterdir()}

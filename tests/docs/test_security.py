@@ -45,10 +45,10 @@ def test_the_commands_answer_as_shown(tmp_path: Path) -> None:
 
 def test_the_settings_of_the_page_are_settings() -> None:
     """Each line of its `.env` examples names one; tests/docs/test_operations.py knows them all."""
-    operations = documents.read("docs/operations.md")
+    settings = documents.read("docs/operations/settings.md")
     names = [line.split("=")[0] for block in documents.blocks(PAGE, "ini") for line in block.splitlines()]
     assert len(names) >= 10
-    assert [name for name in names if f"`{name}`" not in operations] == []
+    assert [name for name in names if f"`{name}`" not in settings] == []
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pytest
 
 from chatledger.http.openapi import operations
 from support.api import read
+from support.documents import ROOT
 from support.server import Server
 
 SUMMARIES = {
@@ -61,7 +62,9 @@ def test_each_operation_has_a_summary_and_a_description(document: dict[str, Any]
 def test_the_document_says_what_it_is_and_where_more_is(document: dict[str, Any]) -> None:
     """The pages that it names are those of the documentation."""
     assert document["info"]["description"] == operations.DESCRIPTION
-    assert {"docs/http-api.md", "docs/operations.md"} <= set(re.findall(r"docs/[a-z-]+\.md", operations.DESCRIPTION))
+    named = re.findall(r"`(docs/[a-z/-]+(?:\.md)?)`", operations.DESCRIPTION)
+    assert {"docs/http-api.md", "docs/operations/"} <= set(named)
+    assert [page for page in named if not (ROOT / page).exists()] == []
 
 
 def test_a_tile_is_where_the_document_says(document: dict[str, Any], shared_server: Server) -> None:

@@ -24,7 +24,7 @@ TIMEOUT_S = 600.0
 
 
 class Sizes(NamedTuple):
-    """How large the largest are; the defaults are the limits of the service (docs/operations.md)."""
+    """How large the largest are; the defaults are the limits of the service (docs/operations/settings.md)."""
 
     messages: int = 99_000
     """Of the longest session that can be forked: at most 100,000 events."""

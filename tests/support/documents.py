@@ -29,7 +29,8 @@ class Step:
 
 def documents() -> list[Path]:
     """All pages of the documentation."""
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "data/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    pages = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")
+    return [*(ROOT / page for page in pages), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def read(name: str) -> str:

@@ -32,7 +32,7 @@ SQLITE_MAGIC = b"SQLite format 3\x00"
 """What every SQLite file begins with (https://www.sqlite.org/fileformat.html section 1.3)."""
 KEY_MAGIC = b"PRIVATE+KEY+"
 
-# What may stand behind the ledger's name in those of its files (docs/operations.md, The files).
+# What may stand behind the ledger's name in those of its files (docs/operations/run.md, The files).
 _SUFFIX = re.compile(
     r"(-wal|-shm|-journal)?|\.(key|lock|erasures)(\.unfinished|\.new)?|\.views\.\d{6}\.db([-.].*)?|\.new([-.].*)?",
     re.DOTALL,

@@ -33,7 +33,7 @@ chatledger is the system of record for chat: sessions and messages, kept as an a
 - Errors are problem documents (RFC 9457) with a stable `type`.
 
 The whole contract is the page `docs/http-api.md` of chatledger's documentation; operating the service is in
-`docs/operations.md`, proofs in `docs/ledger-format.md`.
+`docs/operations/`, proofs in `docs/ledger-format.md`.
 """
 
 _REQUEST_HEADERS = {
