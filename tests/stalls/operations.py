@@ -21,6 +21,8 @@ ALL = "all events"
 MIB = 1024 * 1024
 POLL_S = 0.01
 TIMEOUT_S = 600.0
+LARGE_COMMAND_S = 1_800.0
+"""A command goes through millions of events."""
 
 
 class Sizes(NamedTuple):
@@ -243,7 +245,8 @@ class Scene:
 
     def _command(self, *words: str) -> Callable[[], object]:
         arguments = (*words, "--database", self._database.name, "--output", "/dev/null")
-        return lambda: succeed(*(arguments if words[0] == "export" else arguments[:-2]), cwd=self._database.parent)
+        given = arguments if words[0] == "export" else arguments[:-2]
+        return lambda: succeed(*given, cwd=self._database.parent, timeout_s=LARGE_COMMAND_S)
 
 
 def _good(answer: httpx.Response) -> httpx.Response:

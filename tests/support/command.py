@@ -28,6 +28,7 @@ def run(
     cwd: Path,
     env: Mapping[str, str] | None = None,
     command: Iterable[str] = COMMAND,
+    timeout_s: float = TIMEOUT_S,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in *cwd* to its end, whatever that is."""
     return subprocess.run(
@@ -36,14 +37,14 @@ def run(
         env=environment(**(env or {})),
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         check=False,
     )
 
 
-def succeed(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+def succeed(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S) -> str:
     """Run the command, which has to succeed, and return what it wrote to standard output."""
-    done = run(*arguments, cwd=cwd, env=env)
+    done = run(*arguments, cwd=cwd, env=env, timeout_s=timeout_s)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
