@@ -5,7 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import apsw
 import pytest
@@ -216,6 +216,32 @@ def test_a_cancelled_wait_does_not_cancel_the_write(store: Store, gate: Gate) ->
             assert (writer.queue_length, writer.budget.bytes_held) == (1, 10)
             gate.open()
             await writer.submit(create("behind"), size_bytes=1)
+            assert visible(store, "s")
+            assert (writer.queue_length, writer.budget.bytes_held) == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_a_wait_that_is_cancelled_behind_its_answer_takes_no_room(
+    store: Store, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer has come, and the request ends before it gets it: as where a client goes in that moment."""
+    settle = writer_module.settle
+
+    async def main() -> None:
+        async with running(store, gate) as writer:
+            task = send(writer, create("s"), size_bytes=7, copied_bytes=3)
+            await let_run(task)
+
+            def settle_and_cancel(*arguments: Any, **named: Any) -> bool:
+                settled = settle(*arguments, **named)
+                task.cancel()
+                return settled
+
+            monkeypatch.setattr(writer_module, "settle", settle_and_cancel)
+            gate.open()
+            with pytest.raises(asyncio.CancelledError):
+                await task
             assert visible(store, "s")
             assert (writer.queue_length, writer.budget.bytes_held) == (0, 0)
 

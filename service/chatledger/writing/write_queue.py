@@ -104,7 +104,7 @@ class WriteQueue:
 
     def gather(self, timeout_s: float | None) -> None:
         """See what has come; if nothing waits, wait until something comes, at most *timeout_s*."""
-        self._put_back()
+        self.put_back()
         if self.is_empty:
             try:
                 self._sort_in(self._coming.get(timeout=timeout_s))
@@ -112,7 +112,8 @@ class WriteQueue:
                 return
         self._look()
 
-    def _put_back(self) -> None:
+    def put_back(self) -> None:
+        """Sort in what a fault has left between two places. Only for the writer's thread."""
         if self._leaving is not None:
             self._lane_of(self._leaving).appendleft(self._leaving)
             self._leaving = None
@@ -178,7 +179,6 @@ class WriteQueue:
 
     def take_all(self) -> list[Waiting | Task]:
         """All that waits, of a writer that takes nothing any more. Callable from any thread."""
-        self._put_back()
         found: list[Waiting | Task] = []
         for lane in (self._small, self._large, self._tasks):
             while lane:

@@ -160,8 +160,9 @@ class Writer:
             if self._gone:  # it may have looked into the queue before
                 self._refuse_the_rest()
             return await future
-        except asyncio.CancelledError:  # the request is over and gives its bytes back; the command is still in memory
-            self.budget.keep(size_bytes + copied_bytes)
+        except asyncio.CancelledError:
+            if future.cancelled():  # the request is over and gives its bytes back; the command is still in memory
+                self.budget.keep(size_bytes + copied_bytes)
             raise
         finally:
             self.budget.release(copied_bytes)
@@ -284,6 +285,7 @@ class Writer:
 
     def _end(self) -> None:
         """Answer all that waits and all that still comes, for this thread does nothing any more."""
+        self._queue.put_back()  # before anybody else may take
         self._gone = True
         self._answer_what_was_under_way()
         self._refuse_the_rest()
