@@ -6,7 +6,6 @@ prints a line for each append: when it was due, by the monotonic clock of the ma
 """
 
 import asyncio
-import re
 import subprocess
 import sys
 import time
@@ -15,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from support.open_loop import Connections
+from support.wire import Request, ask
+
 TESTS = Path(__file__).parents[1]
 SESSIONS = 20
 CONTENT = "How does the ledger know that nobody has changed an event since it was written?"
 WARM_UP_S = 0.5
 ANSWER_TIMEOUT_S = 60.0
-_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class Append(NamedTuple):
@@ -79,52 +80,23 @@ class SteadyAppends:
         ]
 
 
-class _Client:
-    """Sends each append when it is due, over as many connections as that takes."""
-
-    def __init__(self, port: int, credential: str) -> None:
-        self._port = port
-        self._head = f"Authorization: Bearer {credential}\r\n" if credential else ""
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        self.done: list[Append] = []
-
-    async def post(self, path: str, body: bytes) -> int:
-        """The status of the answer; 0, where none came."""
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await self._exchange(path, body)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            return 0
-
-    async def _exchange(self, path: str, body: bytes) -> int:
-        reader, writer = await self._connection()
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{self._head}Content-Type: application/json\r\n"
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        length = _LENGTH.search(answer)
-        await reader.readexactly(0 if length is None else int(length[1]))
-        self._idle.append((reader, writer))
-        return int(answer.split(b" ", 2)[1])
-
-    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof():
-                return reader, writer
-            writer.close()  # the server has closed it, because nothing came for long
-        return await asyncio.open_connection("127.0.0.1", self._port)
-
-    async def append(self, due_s: float, session_id: str) -> None:
-        body = b'{"role":"user","content":"%b"}' % CONTENT.encode()
-        status = await self.post(f"/v1/sessions/{session_id}/messages", body)
-        self.done.append(Append(due_s, time.monotonic() - due_s, status))
-
-
 async def _run(port: int, rate: int, credential: str) -> None:
-    client = _Client(port, credential)
+    headers = {"authorization": f"Bearer {credential}"} if credential else {}
     names = [f"steady-{number}" for number in range(SESSIONS)]
     for name in names:
-        await client.post("/v1/sessions", b'{"id":"%b"}' % name.encode())
+        ask(port, "POST", "/v1/sessions", {"id": name}, **headers)
+    message = {"role": "user", "content": CONTENT}
+    requests = [Request.of("POST", f"/v1/sessions/{name}/messages", message, **headers) for name in names]
+    connections, done = Connections(port), list[Append]()
+
+    async def append(due_s: float, request: Request) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                status = (await connections.ask("", request)).status
+        except (OSError, TimeoutError):
+            status = 0
+        done.append(Append(due_s, time.monotonic() - due_s, status))
+
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
@@ -133,12 +105,12 @@ async def _run(port: int, rate: int, credential: str) -> None:
     while not stopped.is_set():
         due_s = began_s + number / rate
         await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-        task = asyncio.ensure_future(client.append(due_s, names[number % SESSIONS]))
+        task = asyncio.ensure_future(append(due_s, requests[number % SESSIONS]))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         number += 1
     await asyncio.gather(*tasks)
-    for due_s, wait_s, status in sorted(client.done):
+    for due_s, wait_s, status in sorted(done):
         sys.stdout.write(f"{due_s:.6f} {wait_s:.6f} {status}\n")
 
 

@@ -68,19 +68,13 @@ async def _closed(port: int, make: Callable[[], tuple[str, Request]], connection
 
 
 async def _open(port: int, make: Callable[[], tuple[str, Request]], per_s: float, seconds: float) -> Load:
-    idle: deque[_Connection] = deque()
+    connections = Connections(port)
     under_way: set[asyncio.Task[None]] = set()
     sent: list[Sent] = []
     unsent = 0
 
     async def one(name: str, request: Request) -> None:
-        while idle and time.monotonic() - idle[0].used_s > IDLE_MAX_S:
-            idle.popleft().close()
-        connection = idle.pop() if idle else await _Connection.open(port)
-        found = await connection.ask(name, request)
-        sent.append(found)
-        if found.status:
-            idle.append(connection)
+        sent.append(await connections.ask(name, request))
 
     began_s = time.monotonic()
     number = 0
@@ -98,9 +92,32 @@ async def _open(port: int, make: Callable[[], tuple[str, Request]], per_s: float
     took_s = time.monotonic() - began_s
     if under_way:
         await asyncio.wait(under_way, timeout=DRAIN_S)
-    for connection in idle:
-        connection.close()
+    connections.close()
     return Load(sent, unsent, took_s)
+
+
+class Connections:
+    """As many as there are requests under way at a time; those that are free are used again."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._idle: deque[_Connection] = deque()
+
+    async def ask(self, name: str, request: Request) -> Sent:
+        """Send *request*, and wait for its answer."""
+        idle = self._idle
+        while idle and time.monotonic() - idle[0].used_s > IDLE_MAX_S:
+            idle.popleft().close()
+        connection = idle.pop() if idle else await _Connection.open(self._port)
+        found = await connection.ask(name, request)
+        if found.status:
+            idle.append(connection)
+        return found
+
+    def close(self) -> None:
+        """Close those that are free."""
+        for connection in self._idle:
+            connection.close()
 
 
 class _Connection(asyncio.Protocol):

@@ -222,7 +222,7 @@ class _Supervisor:
 
     async def _start(self, number: int) -> _Process:
         ours, theirs = socket.socketpair()
-        # With our own path: a folder `service` where somebody starts us is not our package.
+        # With our own path, so that a worker finds the modules that this process has found, projections too.
         program = f"import sys; sys.path[:] = {sys.path!r}; from {WORKER} import main; main()"
         with theirs:
             process = await asyncio.create_subprocess_exec(

@@ -15,7 +15,7 @@ Damaged = (apsw.CorruptError, apsw.NotADBError)
 """What SQLite raises where the file itself is damaged."""
 _PERMISSIONS = "Check the owner and the permissions of it, of the files beside it and of its folder."
 _DAMAGED = "`chatledger verify` says whether the ledger is damaged; views are built anew by `chatledger replay`."
-_FAULT = "Where `chatledger verify` finds nothing, it is a fault of chatledger, or of a projection of your own."
+_FAULT = "Where `chatledger verify` finds nothing, it is a fault of chatledger or of a projection of your own."
 _STORAGE = {
     apsw.BusyError: "Another program holds it: end that one, or try again.",
     apsw.CantOpenError: _PERMISSIONS,
@@ -80,11 +80,7 @@ def refuse(error: SQLError, name: str) -> NoReturn:
     """
     kind = apsw.mapping_extended_result_codes.get(getattr(error, "extendedresult", 0))
     what = f"{error} ({kind})" if kind else str(error)
-    remedy = _STORAGE.get(
-        type(error),
-        "Where `chatledger verify` finds nothing, it is a fault of chatledger or of a projection of your own.",
-    )
-    raise RefusedToStart(f"SQLite cannot use {name}: {what}. {remedy}") from error
+    raise RefusedToStart(f"SQLite cannot use {name}: {what}. {_STORAGE.get(type(error), _FAULT)}") from error
 
 
 def is_damage(error: BaseException | None) -> bool:

@@ -8,8 +8,6 @@ import apsw
 from chatledger.settings import Settings
 
 END_TIMEOUT_MS = 500  # at a stop: how long to wait for readers to let go of the write-ahead log
-COPY_PAUSE_S = 0.005
-"""Between two looks whether somebody else still copies a write-ahead log back."""
 
 
 def set_wal_size_limit(connection: apsw.Connection, schema: str, *, pages: int) -> None:
